@@ -1,0 +1,53 @@
+# make help says what there is. Choices: make setup PYTHON=python3.12 TORCH=2.12.1 EXTRAS=dali-cuda120,test,dev HOROVOD=no
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+# Once the environment is there, the Python that made it.
+PYTHON  ?= $(firstword $(wildcard $(BIN)/python) python3)
+TORCH   ?=
+EXTRAS  ?= dali,test,dev
+HOROVOD ?= yes
+PORT    ?= 5000
+
+# Ranks share the cores of one machine: one thread each, unless you know better.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo dashboard test test-unit lint format bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## virtual environment, pinned packages, Horovod built from source (minutes once, then a moment)
+	@$(PYTHON) scripts/setup_venv.py --venv "$(VENV)" --torch "$(TORCH)" --extras "$(EXTRAS)" --horovod "$(HOROVOD)"
+
+demo: setup  ## train three schedules on two workers, then compare them (three minutes)
+	@VENV="$(VENV)" scripts/demo.sh
+
+dashboard: setup  ## the MLflow page of the runs, on this machine only: make dashboard PORT=5000
+	@test -f runs/mlflow.db || { echo "no runs yet: make demo"; exit 1; }
+	@echo "http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port $(PORT)
+
+test: setup lint  ## everything that CI checks: lint, then unit, numerics and integration tests
+	$(BIN)/python -m pytest -m unit
+	$(BIN)/python -m pytest -m numerics
+	$(BIN)/python -m pytest -m integration
+
+test-unit: setup  ## the unit tests alone (under a minute)
+	$(BIN)/python -m pytest -m unit
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## let ruff put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## all benchmarks, as tables for docs/results.md
+	@for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit; done
+
+clean:  ## remove the virtual environment and what tools left behind; runs/ stays
+	rm -rf "$(VENV)" build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find trainer dali_pipelines scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
