@@ -1,0 +1,206 @@
+"""The coordinator's promise: g is met exactly, whatever the fleet, within every limit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.rule import EpochDecision, Limits, NoiseCurve, NoiseDrop, PlanError, Reference, Schedule, Warmup, decide
+from trainer.rule.run_plan import plan_run, walk
+
+pytestmark = pytest.mark.unit
+
+CIFAR = 50_000
+
+
+def stepped(*levers, cap=None, max_lr=None, reference=None, form="large_dataset", max_micro_batch=128):
+    """The paper's CIFAR-10 curve, g / 5 at 60, 120 and 160, with a lever for each step."""
+    drops = tuple(NoiseDrop(epoch, 5, lever) for epoch, lever in zip((60, 120, 160), levers, strict=True))
+    return Schedule(
+        reference=reference or Reference(0.1, 128, 0.9),
+        limits=Limits(max_micro_batch, cap, max_lr),
+        dataset_size=CIFAR,
+        epochs=204.8,
+        curve=NoiseCurve("steps", "batch", drops),
+        form=form,
+    )
+
+
+def phases(schedule, world_size=1):
+    return [(phase.global_batch, phase.lr, phase.momentum) for phase in plan_run(schedule, world_size).phases]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected", "updates"),
+    [  # arXiv:1711.00489, sections 5.1 and 5.2
+        (stepped("lr", "lr", "lr"), [(128, 0.1), (128, 0.02), (128, 0.004), (128, 0.0008)], 80_000),
+        (stepped("batch", "lr", "lr"), [(128, 0.1), (640, 0.1), (640, 0.02), (640, 0.004)], 34_750),
+        (
+            stepped("batch", "batch", "batch", cap=CIFAR),
+            [(128, 0.1), (640, 0.1), (3200, 0.1), (16_000, 0.1)],
+            28_890,
+        ),
+        (stepped("batch", "batch", "batch", cap=5120), [(128, 0.1), (640, 0.1), (3200, 0.1), (5120, 0.032)], 29_188),
+        (
+            stepped("batch", "batch", "batch", cap=5120, reference=Reference(0.5, 640)),
+            [(640, 0.5), (3200, 0.5), (5120, 0.16), (5120, 0.032)],
+            6_453,
+        ),
+        (
+            stepped("batch", "batch", "batch", cap=5120, reference=Reference(0.5, 3200, 0.98)),
+            [(3200, 0.5), (5120, 0.16), (5120, 0.032), (5120, 0.0064)],
+            2_352,
+        ),
+    ],
+)
+def test_the_papers_cifar_schedules_come_out_to_the_update(schedule, expected, updates):
+    plan = plan_run(schedule, 1)
+    assert [(phase.global_batch, phase.lr) for phase in plan.phases] == expected
+    assert plan.total_updates == pytest.approx(updates, abs=3)  # the stream never breaks: fractional counts
+    assert [phase.first_epoch for phase in plan.phases] == [0, 60, 120, 160]
+    assert plan.phases[-1].last_epoch == 204
+
+
+def test_imagenet_at_the_cap_splits_a_fall_between_batch_and_lr():
+    # 32768 -> 65536 is x2 in batch, so lr falls by 5; both later drops are lr / 10 (shared table of the paper)
+    schedule = Schedule(
+        Reference(3.0, 32_768, 0.975),
+        Limits(64, 65_536),
+        1_281_167,
+        90,
+        NoiseCurve("steps", "batch", tuple(NoiseDrop(epoch, 10) for epoch in (30, 60, 80))),
+    )
+    assert [(b, lr) for b, lr, _ in phases(schedule, 256)] == [
+        (32_768, 3.0),
+        (65_536, 0.6),
+        (65_536, 0.06),
+        (65_536, 0.006),
+    ]
+
+
+def test_the_batch_is_capped_at_a_tenth_of_the_dataset_unless_set():
+    plan = plan_run(stepped("batch", "batch", "batch"), 1)
+    assert [(p.global_batch, p.limited_by) for p in plan.phases] == [
+        (128, "schedule"),
+        (640, "schedule"),
+        (3200, "schedule"),
+        (5000, "dataset_size / 10"),
+    ]
+    assert plan.phases[-1].lr == pytest.approx(0.1 * 5000 / 16_000)
+
+
+def test_momentum_as_a_lever_and_what_it_cannot_take_goes_to_lr():
+    # 1-m: 0.1 -> 0.5 takes a factor of 5; the next factor of 5 takes 0.5 -> 1 (2) and lr the other 2.5; then lr alone
+    assert phases(stepped("momentum", "momentum", "momentum")) == [
+        (128, 0.1, 0.9),
+        (128, 0.1, 0.5),
+        (128, 0.04, 0.0),
+        (128, 0.008, 0.0),
+    ]
+
+
+def test_raising_the_noise_lowers_the_batch_or_raises_lr():
+    def raised(lever):
+        return Schedule(
+            Reference(0.1, 128), Limits(128), CIFAR, 10, NoiseCurve("steps", drops=(NoiseDrop(5, 0.5, lever),))
+        )
+
+    assert phases(raised("batch"))[1] == (64, 0.1, 0.9)
+    assert phases(raised("lr"))[1] == (128, 0.2, 0.9)
+    assert phases(raised("momentum"))[1] == (128, 0.1, 0.95)
+
+
+def test_lr_above_its_limit_takes_a_smaller_batch_instead():
+    schedule = Schedule(Reference(3.0, 8192), Limits(256, max_lr=1.5), 1_281_167, 1)
+    decision = decide(schedule, 0, 1)
+    assert (decision.plan.global_batch, decision.lr, decision.limited_by) == (4096, 1.5, "max_lr")
+
+
+def test_rounding_to_the_fleet_is_absorbed_by_lr():
+    decision = decide(stepped("lr", "lr", "lr"), 0, 3)
+    assert (decision.plan.global_batch, decision.limited_by) == (126, "world_size")
+    assert decision.lr == pytest.approx(0.1 * 126 / 128)
+    assert decision.sgd_noise_scale == pytest.approx(390.625, rel=1e-12)
+
+
+def test_too_many_workers_for_a_batch_are_told_how_many_fit():
+    with pytest.raises(
+        PlanError, match="epoch 0: 500 workers cannot share a global batch of 256 samples: run at most 256"
+    ):
+        decide(Schedule(Reference(0.1, 256), Limits(32), CIFAR, 1), 0, 500)
+
+
+def test_a_decision_survives_its_journey_as_text():
+    decision = decide(stepped("batch", "lr", "lr"), 61, 3)
+    assert EpochDecision.from_json(decision.to_json()) == decision
+    assert EpochDecision.from_json(decision.to_json()).digest() == decision.digest()
+    assert replace(decision, lr=decision.lr * (1 + 2**-52)).digest() != decision.digest()
+
+
+levers = st.sampled_from(["batch", "lr", "momentum"])
+curves = st.one_of(
+    st.builds(
+        NoiseCurve, st.sampled_from(["constant", "cosine", "linear", "polynomial"]), levers, power=st.floats(0.5, 4)
+    ),
+    st.lists(
+        st.tuples(st.integers(0, 9), st.floats(0.5, 20), levers), min_size=1, max_size=4, unique_by=lambda d: d[0]
+    ).map(lambda drops: NoiseCurve("steps", "batch", tuple(NoiseDrop(*drop) for drop in sorted(drops)))),
+)
+
+
+@st.composite
+def schedules(draw):
+    size = draw(st.integers(1_000, 2_000_000))
+    return Schedule(
+        Reference(draw(st.floats(1e-4, 10)), draw(st.integers(1, size // 2)), draw(st.floats(0, 0.99))),
+        Limits(
+            draw(st.integers(1, 2048)),
+            draw(st.none() | st.integers(1, size)),
+            draw(st.none() | st.floats(1e-3, 10)),
+        ),
+        size,
+        draw(st.floats(0.3, 12)),
+        draw(curves),
+        draw(st.sampled_from(["large_dataset", "exact"])),
+        Warmup(),
+        draw(st.none() | st.integers(2, 512)),
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(schedules(), st.integers(1, 4096))
+def test_g_is_met_within_every_limit_for_any_fleet_and_curve_or_a_plan_error_says_why(schedule, world_size):
+    try:
+        rows = list(walk(schedule, world_size))
+    except PlanError:
+        return
+    cap = schedule.limits.max_global_batch
+    end = 0
+    for decision, position, updates in rows:
+        plan = decision.plan
+        assert decision.sgd_noise_scale == pytest.approx(decision.target_sgd_noise_scale, rel=1e-12)
+        assert decision.lr <= (schedule.limits.max_lr or float("inf"))
+        assert plan.global_batch <= (max(1, schedule.dataset_size // 10) if cap is None else cap)
+        assert plan.micro_batch <= schedule.limits.max_micro_batch
+        assert plan.world_size == world_size
+        assert 0 <= decision.momentum < 1
+        # the stream never breaks: every update starts where the last one ended, and in its decision's epoch
+        assert position == end
+        end = position + updates * plan.global_batch
+        last_start = end - plan.global_batch
+        assert decision.epoch == position // schedule.dataset_size == last_start // schedule.dataset_size
+    assert end <= schedule.total_samples
+    if rows and rows[-1][0].epoch == -(-schedule.total_samples // schedule.dataset_size) - 1:
+        assert schedule.total_samples - end < rows[-1][0].plan.global_batch
+    assert plan_run(schedule, world_size).total_samples == end
+
+
+@given(st.integers(1, 128))
+def test_the_fleet_changes_the_cut_and_never_the_noise(world_size):
+    schedule = stepped("batch", "batch", "lr", form="exact")
+    for epoch in (0, 60, 120, 160):
+        one, many = decide(schedule, epoch, 1), decide(schedule, epoch, world_size)
+        assert many.sgd_noise_scale == pytest.approx(one.sgd_noise_scale, rel=1e-12)

@@ -1,0 +1,107 @@
+"""A whole run laid out before it starts: the coordinator's decisions, grouped into phases and counted in samples.
+
+The stream of samples never breaks. Epoch e is positions [e N, (e+1) N); an update takes the next B positions, also
+across the border of two epochs, and follows the decision of the epoch in which it starts. A run ends when fewer than B
+samples are left. Updates are a result, never what a schedule counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from trainer.rule.coordinator import EpochDecision, Schedule, decide
+from trainer.rule.noise_scale import momentum_epochs, sgd_noise_scale
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Consecutive epochs with one decision. The fields are those of `trainer plan --json`."""
+
+    first_epoch: int
+    last_epoch: int
+    global_batch: int
+    micro_batch: int
+    accumulation_steps: int
+    world_size: int
+    lr: float
+    momentum: float
+    sgd_noise_scale: float
+    sgd_noise_scale_exact: float
+    limited_by: str
+    updates: int
+    momentum_epochs: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """The phases of a run on a fleet of `world_size` workers, and their totals."""
+
+    dataset_size: int
+    epochs: float
+    world_size: int
+    phases: tuple[Phase, ...]
+
+    @property
+    def total_updates(self) -> int:
+        return sum(phase.updates for phase in self.phases)
+
+    @property
+    def total_samples(self) -> int:
+        return sum(phase.updates * phase.global_batch for phase in self.phases)
+
+
+def updates_in_epoch(schedule: Schedule, decision: EpochDecision, position: int) -> int:
+    """Updates that start in the decision's epoch when the next one starts at `position` of the stream.
+
+    0 if the epoch is behind already (an update may be longer than what was left of it), or if fewer samples than one
+    update are left of the run.
+    """
+    batch = decision.plan.global_batch
+    epoch_end = (decision.epoch + 1) * schedule.dataset_size
+    starts = max(0, -(-(epoch_end - position) // batch))
+    return min(starts, (schedule.total_samples - position) // batch)
+
+
+def walk(schedule: Schedule, world_size: int) -> Iterator[tuple[EpochDecision, int, int]]:
+    """(decision, position of its first update, number of updates) of every epoch in which an update starts."""
+    position = 0
+    for epoch in range(math.ceil(schedule.epochs)):
+        decision = decide(schedule, epoch, world_size)
+        updates = updates_in_epoch(schedule, decision, position)
+        if updates:
+            yield decision, position, updates
+        position += updates * decision.plan.global_batch
+
+
+def plan_run(schedule: Schedule, world_size: int) -> RunPlan:
+    """The whole run on a fleet of `world_size` workers. Raises PlanError if any epoch cannot be planned."""
+    phases: list[Phase] = []
+    for decision, _, updates in walk(schedule, world_size):
+        phase = _phase(schedule, decision, updates)
+        last = phases[-1] if phases else None
+        if last and replace(last, last_epoch=phase.last_epoch, first_epoch=phase.first_epoch, updates=updates) == phase:
+            phases[-1] = replace(last, last_epoch=phase.last_epoch, updates=last.updates + updates)
+        else:
+            phases.append(phase)
+    return RunPlan(schedule.dataset_size, schedule.epochs, world_size, tuple(phases))
+
+
+def _phase(schedule: Schedule, decision: EpochDecision, updates: int) -> Phase:
+    plan, size = decision.plan, schedule.dataset_size
+    return Phase(
+        first_epoch=decision.epoch,
+        last_epoch=decision.epoch,
+        global_batch=plan.global_batch,
+        micro_batch=plan.micro_batch,
+        accumulation_steps=plan.accumulation_steps,
+        world_size=plan.world_size,
+        lr=decision.lr,
+        momentum=decision.momentum,
+        sgd_noise_scale=sgd_noise_scale(decision.lr, plan.global_batch, size, decision.momentum, "large_dataset"),
+        sgd_noise_scale_exact=sgd_noise_scale(decision.lr, plan.global_batch, size, decision.momentum, "exact"),
+        limited_by=decision.limited_by,
+        updates=updates,
+        momentum_epochs=momentum_epochs(plan.global_batch, size, decision.momentum),
+    )
