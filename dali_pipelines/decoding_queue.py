@@ -1,0 +1,129 @@
+"""The queue that keeps a DALI pipeline busy ahead of its reader, with batches of any size and nothing rebuilt."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dali_pipelines.graphs import Graph, Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One micro-batch to decode: its samples, (n,) int64 with n >= 1, and what the graph is fed for them."""
+
+    ids: NDArray[np.int64]
+    inputs: tuple[object, ...]
+
+
+class DecodingFailed(RuntimeError):
+    """DALI gave up on one of these samples; it does not say on which."""
+
+    def __init__(self, ids: NDArray[np.int64], reason: str) -> None:
+        super().__init__(reason)
+        self.ids = ids
+
+
+class DecodingQueue:
+    """A DALI pipeline that works ahead of its reader by `prefetch` micro-batches."""
+
+    def __init__(self, graph: Graph, placement: Placement, *, max_batch: int, threads: int, prefetch: int) -> None:
+        self._graph = graph
+        self._placement = placement
+        self._max_batch = max_batch
+        self._threads = threads
+        self._prefetch = prefetch
+        self._requests: Iterator[Request] = iter(())
+        self._in_flight: deque[Request] = deque()
+        self._stream = 0
+        self._pipeline: Any = None
+
+    def start(self, requests: Iterator[Request]) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+        """Begin to decode now; the iterator yields (ids, images) in the order of the requests.
+
+        Ends the stream that was started before, whether or not it was read to its end. The images of one request have
+        to leave the graph in one shape; they belong to the reader: DALI does not write to their memory again.
+        Reading raises DecodingFailed.
+        """
+        self._requests = iter(())
+        while self._in_flight:
+            try:
+                self._take()
+            except DecodingFailed:  # of a batch that nobody waits for any more
+                break
+        if self._pipeline is None:
+            self._pipeline = self._build()
+        # DALI takes up a new stream only after it has met the end of the last one by itself.
+        self._pipeline.schedule_run()
+        self._pipeline.reset()
+        self._requests = requests
+        self._stream += 1
+        self._pipeline.schedule_run()
+        return self._read(self._stream)
+
+    def close(self) -> None:
+        """Stop and forget the pipeline, and end the stream; the next start makes a new one."""
+        self._stream += 1
+        self._pipeline = None
+        self._in_flight.clear()
+
+    def _read(self, stream: int) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+        while True:
+            assert stream == self._stream, "this stream is over: a newer one was started, or the queue closed"
+            if not self._in_flight:
+                return
+            yield self._take()
+
+    def _take(self) -> tuple[NDArray[np.int64], torch.Tensor]:
+        assert self._pipeline is not None, "the queue is closed"
+        device = self._placement.device
+        # On a GPU the outputs are bound to the stream that reads them, so that DALI reuses the memory of a dropped
+        # batch only behind the work that was queued on it.
+        reader = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        try:
+            (output,) = self._pipeline.share_outputs(reader)
+            images = torch.from_dlpack(output.as_tensor())
+            self._pipeline.release_outputs()
+            request = self._in_flight.popleft()
+            self._pipeline.schedule_run()
+        except RuntimeError as error:
+            # The error may be about any batch in flight, and the pipeline object is dead.
+            ids = np.concatenate([request.ids for request in self._in_flight])
+            self.close()
+            raise DecodingFailed(ids, _reason(error)) from error
+        return request.ids, images
+
+    def _next_inputs(self) -> tuple[object, ...]:
+        request = next(self._requests)  # its StopIteration is how DALI learns that a stream ends
+        assert 0 < len(request.ids) <= self._max_batch, f"a batch has 1 to {self._max_batch} samples"
+        self._in_flight.append(request)
+        return request.inputs
+
+    def _build(self) -> Any:
+        from nvidia.dali import fn
+        from nvidia.dali.pipeline import Pipeline
+
+        pipeline = Pipeline(
+            batch_size=self._max_batch,
+            num_threads=self._threads,
+            device_id=self._placement.device_id,
+            prefetch_queue_depth=self._prefetch,
+        )
+        with pipeline:
+            fed = fn.external_source(source=self._next_inputs, num_outputs=self._graph.inputs, batch=True)
+            pipeline.set_outputs(self._graph.build(self._placement, fed))
+        pipeline.build()
+        return pipeline
+
+
+def _reason(error: RuntimeError) -> str:
+    """DALI's own words out of its long message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    after = lines[lines.index("encountered:") + 1 :] if "encountered:" in lines else lines
+    return after[0] if after else "no reason given"
