@@ -1,0 +1,123 @@
+"""The runs to compare, wherever they were recorded, as values of one kind."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.tracking.errors import TrackingError
+from trainer.tracking.journal_reader import journals_in, read_journal
+from trainer.tracking.mlflow_reader import load_run_logs
+from trainer.tracking.run_log import RunLog
+
+_MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
+# Two runs that differ in nothing else are the same experiment done twice.
+_NOT_PART_OF_THE_RECIPE = ("name", "experiment", "seed", "target_top1", "output", "tracking.mlflow")
+_TAGS_OF_THE_FLEET = ("world_size", "collective")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run, ready to be compared.
+
+    recipe: what it was to do and on which fleet, apart from its name and its seed. epochs: the numbers of the epochs
+    that were logged; series: for each metric a value at each of them, nan where it was not logged. phases: of the plan,
+    as `trainer plan --json` prints them. source: where the run was read; torn_line: the number of an incomplete last
+    line that was skipped there.
+    """
+
+    run_uid: str
+    name: str
+    experiment: str
+    seed: str
+    target_top1: float | None
+    recipe: Mapping[str, str]
+    status: str
+    error: str | None
+    start_time_s: float
+    epochs: tuple[int, ...]
+    series: Mapping[str, tuple[float, ...]]
+    phases: tuple[Mapping[str, Any], ...]
+    source: str
+    torn_line: int | None
+
+    def values(self, metric: str) -> tuple[float, ...]:
+        """The metric at each epoch; nan throughout where it was never logged."""
+        return self.series.get(metric, (math.nan,) * len(self.epochs))
+
+
+def load_runs(sources: Sequence[str], experiment: str | None, tracking_uri: str | None) -> tuple[RunRecord, ...]:
+    """The named runs in the order given, or those of an experiment in MLflow, oldest first.
+
+    A source is a journal, the folder of a run, a folder of such folders, or an MLflow run id. Raises TrackingError for
+    a source that is none of these, cannot be read, or has no finished epoch yet; an experiment's are then left out.
+    """
+    if experiment is not None:
+        logs = load_run_logs(_store(tracking_uri, f"experiment {experiment!r}"), experiment=experiment)
+    else:
+        logs = [log for source in sources for log in _load(source, tracking_uri)]
+    runs = {log.run.run_uid: record_of(log) for log in logs}
+    begun = tuple(run for run in runs.values() if run.epochs)
+    fresh = [run for run in runs.values() if not run.epochs]
+    if fresh and (experiment is None or not begun):
+        raise TrackingError(f"{fresh[0].source}: has no finished epoch yet: wait for it, or leave this run out")
+    return begun
+
+
+def record_of(log: RunLog) -> RunRecord:
+    """What a report needs of a run's log."""
+    metrics = sorted({metric for entry in log.epochs for metric in entry.metrics})
+    recipe = {key: value for key, value in log.run.params.items() if key not in _NOT_PART_OF_THE_RECIPE}
+    recipe |= {tag: log.run.tags[tag] for tag in _TAGS_OF_THE_FLEET if tag in log.run.tags}
+    return RunRecord(
+        run_uid=log.run.run_uid,
+        name=log.run.name,
+        experiment=log.run.experiment,
+        seed=log.run.params.get("seed", "?"),
+        target_top1=_fraction(log.run.params.get("target_top1")),
+        recipe=recipe,
+        status=log.status,
+        error=log.error,
+        start_time_s=log.start_time_s,
+        epochs=tuple(entry.epoch for entry in log.epochs),
+        series={metric: tuple(entry.metrics.get(metric, math.nan) for entry in log.epochs) for metric in metrics},
+        phases=_phases(log.run.artifacts.get("plan.json")),
+        source=log.source,
+        torn_line=log.torn_line,
+    )
+
+
+def _load(source: str, tracking_uri: str | None) -> list[RunLog]:
+    if Path(source).exists():
+        return [read_journal(journal) for journal in journals_in(Path(source))]
+    if _MLFLOW_RUN_ID.fullmatch(source):
+        return load_run_logs(_store(tracking_uri, f"run {source}"), [source])
+    raise TrackingError(f"{source}: no such journal or folder, and no MLflow run id: name one of these")
+
+
+def _store(tracking_uri: str | None, wanted: str) -> str:
+    if tracking_uri is None:
+        raise TrackingError(f"{wanted}: there is no MLflow store to look in: give --tracking URI, or name run folders")
+    return tracking_uri
+
+
+def _fraction(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:  # "null": the run had no target
+        return None
+    return value if 0 < value <= 1 else None
+
+
+def _phases(plan: str | None) -> tuple[Mapping[str, Any], ...]:
+    """The plan's phases; none where the plan is missing or of a kind that this version does not know."""
+    try:
+        phases = json.loads(plan or "{}")["phases"]
+    except (ValueError, KeyError, TypeError):
+        return ()
+    return tuple(phase for phase in phases if isinstance(phase, dict)) if isinstance(phases, list) else ()

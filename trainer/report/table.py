@@ -1,0 +1,92 @@
+"""The comparison as a table: the same cells in the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainer.report.groups import Group
+from trainer.report.outcome import NO_COST, Outcome, Spread, change
+from trainer.report.runs import RunRecord
+from trainer.report.units import accuracy, count, duration, percent_label, unit_of
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+_MOST_SIDE_BY_SIDE = 4
+_LEAST_FOR_LABELS = 28  # characters
+NOTE = "(nx): speed-up against the first schedule. ±: standard deviation over seeds."
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Column headers and rows of cells, all text; the first column names the recipe."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def comparison_table(outcomes: Sequence[Outcome], target_top1: float | None) -> Table:
+    """One row a recipe; a cost is followed by the speed-up against the first row, as in 1,620 (1.67x)."""
+    columns: dict[str, list[str]] = {
+        "schedule": [outcome.group.label for outcome in outcomes],
+        "seeds": [seeds(outcome.group) for outcome in outcomes],
+        "final top-1": [accuracy(outcome.final_top1) for outcome in outcomes],
+        "best top-1": [accuracy(outcome.best_top1) for outcome in outcomes],
+        "updates": _with_speed_ups([outcome.whole_run.updates for outcome in outcomes], count),
+        "total time": _times([outcome.whole_run.time_s for outcome in outcomes]),
+    }
+    if target_top1 is not None:
+        to_target = [outcome.to_target or NO_COST for outcome in outcomes]
+        goal = percent_label(target_top1)
+        columns |= {
+            f"reached {goal}": [f"{outcome.reached} of {len(outcome.group.runs)}" for outcome in outcomes],
+            f"epochs to {goal}": [count(cost.epochs) for cost in to_target],
+            f"updates to {goal}": _with_speed_ups([cost.updates for cost in to_target], count),
+            f"time to {goal}": _times([cost.time_s for cost in to_target]),
+        }
+    return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)))
+
+
+def seeds(group: Group) -> str:
+    """How many runs count, and what became of the others: "3", "2, 1 failed", "1 running"."""
+    counted = [str(len(group.runs))] if group.is_finished else _by_status(group.runs)
+    return ", ".join([*counted, *_by_status(group.left_out)])
+
+
+def rich_table(table: Table, title: str) -> RichTable:
+    """The table for a terminal; a few recipes stand side by side, since so many columns fit no screen."""
+    from rich import box
+    from rich.table import Table as RichTable
+
+    lines = [table.headers, *table.rows]
+    if len(table.rows) <= _MOST_SIDE_BY_SIDE:
+        lines = list(zip(*lines, strict=True))
+    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, header in enumerate(lines[0]):
+        words = header.split() if number else [line[0] for line in lines]
+        least = min(_LEAST_FOR_LABELS, max(map(len, words)))
+        shown.add_column(header, justify="right" if number else "left", overflow="fold", min_width=least)
+    for line in lines[1:]:
+        shown.add_row(*line)
+    return shown
+
+
+def _by_status(runs: Sequence[RunRecord]) -> list[str]:
+    return [f"{number} {status.lower()}" for status, number in Counter(run.status for run in runs).items()]
+
+
+def _times(times_s: Sequence[Spread | None]) -> list[str]:
+    unit = unit_of(*times_s)
+    return _with_speed_ups(times_s, lambda time_s: duration(time_s, unit))
+
+
+def _with_speed_ups(costs: Sequence[Spread | None], text: Callable[[Spread | None], str]) -> list[str]:
+    first, *others = costs
+    cells = [text(first)]
+    for cost in others:
+        difference = change(cost, first)
+        cells.append(text(cost) if difference is None else f"{text(cost)} ({difference.speed_up:.2f}x)")
+    return cells

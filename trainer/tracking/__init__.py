@@ -1,0 +1,30 @@
+"""The record of a run: a journal on disk first, an MLflow store when there is one."""
+
+from __future__ import annotations
+
+from trainer.tracking.errors import TrackingError
+from trainer.tracking.journal import Journal
+from trainer.tracking.journal_reader import FILE_NAME, journals_in, read_journal
+from trainer.tracking.mlflow_tracker import MlflowTracker
+from trainer.tracking.run_log import RunLog
+from trainer.tracking.tracker import FAILED, FINISHED, KILLED, RUNNING, RunStart, Tracker, Trackers
+from trainer.tracking.tracking_uri import resolve_tracking_uri, without_password
+
+__all__ = [
+    "FAILED",
+    "FILE_NAME",
+    "FINISHED",
+    "KILLED",
+    "RUNNING",
+    "Journal",
+    "MlflowTracker",
+    "RunLog",
+    "RunStart",
+    "Tracker",
+    "Trackers",
+    "TrackingError",
+    "journals_in",
+    "read_journal",
+    "resolve_tracking_uri",
+    "without_password",
+]

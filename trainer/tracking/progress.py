@@ -1,0 +1,121 @@
+"""What a person sees while a run goes on: a bar on a terminal, a line per epoch elsewhere, nothing on other ranks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Protocol, SupportsFloat
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from trainer.rule import EpochDecision
+
+_REFRESH_S = 0.5  # reading the loss waits for the device, so not at every update
+
+
+class RunProgress(Protocol):
+    """Told by the loop; samples are counted over all workers."""
+
+    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None: ...
+    def update_done(self, samples: int, loss: SupportsFloat) -> None: ...
+    def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class SilentProgress:
+    """For ranks other than 0."""
+
+    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
+        return None
+
+    def update_done(self, samples: int, loss: SupportsFloat) -> None:
+        return None
+
+    def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+class LineProgress:
+    """One line per epoch, for logs."""
+
+    def __init__(self, console: Console, epochs: float) -> None:
+        self._console, self._epochs = console, epochs
+
+    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
+        return None
+
+    def update_done(self, samples: int, loss: SupportsFloat) -> None:
+        return None
+
+    def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._console.print(epoch_line(epoch, self._epochs, metrics), soft_wrap=True)
+
+    def close(self) -> None:
+        return None
+
+
+class BarProgress:
+    """A bar over the whole run with epoch, loss, images/s, batch, lr and the time left, above it a line per epoch.
+
+    loss is rank 0's own; the line per epoch has that of all workers.
+    """
+
+    def __init__(self, console: Console, epochs: float, total_samples: int) -> None:
+        self._epochs = epochs
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s  batch {task.fields[batch]}"),
+            TextColumn("lr {task.fields[lr]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("", total=total_samples, epoch="-", loss="-", speed="-", batch="-", lr="-")
+        self._bar.start()
+        self._shown_at, self._samples_since = time.monotonic(), 0
+
+    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
+        self._bar.update(
+            self._task,
+            completed=samples_seen,
+            epoch=f"{decision.epoch + 1}/{self._epochs:g}",
+            batch=decision.plan.global_batch,
+            lr=f"{decision.lr:.4g}",
+        )
+        self._shown_at, self._samples_since = time.monotonic(), 0
+        self._world_size = decision.plan.world_size
+
+    def update_done(self, samples: int, loss: SupportsFloat) -> None:
+        self._bar.advance(self._task, samples)
+        self._samples_since += samples
+        passed = time.monotonic() - self._shown_at
+        if passed >= _REFRESH_S:
+            speed, own_loss = self._samples_since / passed, float(loss) * self._world_size
+            self._bar.update(self._task, loss=f"{own_loss:.4f}", speed=f"{speed:,.0f}")
+            self._shown_at, self._samples_since = time.monotonic(), 0
+
+    def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._bar.console.print(epoch_line(epoch, self._epochs, metrics), soft_wrap=True)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def open_progress(console: Console, epochs: float, total_samples: int) -> RunProgress:
+    """The bar where the console is a terminal, lines elsewhere."""
+    return BarProgress(console, epochs, total_samples) if console.is_terminal else LineProgress(console, epochs)
+
+
+def epoch_line(epoch: int, epochs: float, metrics: Mapping[str, float]) -> str:
+    """One epoch in one line."""
+    return (
+        f"epoch {epoch:3d}/{epochs:g}  batch {metrics['batch/global']:6,.0f}  lr {metrics['optim/lr']:<8.4g}  "
+        f"loss {metrics['train/loss']:.4f}  val loss {metrics['val/loss']:.4f}  top-1 {metrics['val/top1']:7.2%}  "
+        f"{metrics['speed/images_per_s']:8,.0f} images/s  {metrics['updates']:,.0f} updates  "
+        f"{metrics['elapsed_s']:.1f} s"
+    )

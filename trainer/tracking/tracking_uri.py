@@ -1,0 +1,56 @@
+"""Which MLflow store a run is sent to, and how its address is shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from trainer.tracking.errors import TrackingError
+
+DATABASE_NAME = "mlflow.db"
+_SQLITE = "sqlite:///"
+_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+
+
+def resolve_tracking_uri(setting: str, output_folder: Path, environment_uri: str | None) -> str | None:
+    """The MLflow tracking URI that a setting means; None where there is to be no store.
+
+    setting: "off"; "auto", which is environment_uri (the value of MLFLOW_TRACKING_URI) where that is set, else an
+    SQLite file in output_folder; or a tracking URI. Raises TrackingError for what MLflow cannot be asked to open.
+    """
+    if setting == "off":
+        return None
+    if setting == "auto":
+        return _checked(environment_uri, "MLFLOW_TRACKING_URI") if environment_uri else sqlite_uri(output_folder)
+    return _checked(setting, "tracking URI")
+
+
+def sqlite_uri(output_folder: Path) -> str:
+    """The store that a folder of runs brings along."""
+    return f"{_SQLITE}{(output_folder / DATABASE_NAME).absolute()}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file behind an SQLite store's URI; None for every other store."""
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
+
+
+def is_there(uri: str) -> bool:
+    """Whether there is a store to ask; only an SQLite file's absence is known without asking."""
+    path = sqlite_path(uri)
+    return path is None or path.exists()
+
+
+def without_password(text: str) -> str:
+    """The text with the user and password of every URI in it blotted out."""
+    return re.sub(r"://[^/\s]*@", "://***@", text)
+
+
+def _checked(uri: str, what: str) -> str:
+    scheme = re.split(r"[:+]", uri, maxsplit=1)[0]
+    if scheme not in _SCHEMES or ("://" not in uri and uri != "databricks"):
+        raise TrackingError(
+            f"{what} {without_password(uri)!r}: is none that MLflow can use here: give a server (http://HOST:PORT), "
+            f'a file (sqlite:///PATH.db), "auto" or "off"'
+        )
+    return uri
