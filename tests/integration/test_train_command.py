@@ -1,0 +1,204 @@
+"""`trainer train` as people start it: alone, under torchrun, under horovodrun."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.launching import DISTRIBUTED_LAUNCHERS, REPOSITORY, run_trainer, worker_environment
+from trainer.tracking import FINISHED, KILLED, journals_in, read_journal
+
+pytestmark = pytest.mark.integration
+
+# Three epochs, one in each phase, at an lr low enough for rounding errors to stay small.
+SHORT = [
+    "schedule.reference.lr=0.02",
+    "schedule.epochs=3",
+    "schedule.curve.drops.0.epoch=1",
+    "schedule.curve.drops.1.epoch=2",
+]
+
+
+def train(folder, *overrides, preset="digits-increase-batch", mlflow="off", **options):
+    """One short run; returns the finished process, and the run's log where there is one."""
+    arguments = ["train", preset, *SHORT, f"output={folder}", f"tracking.mlflow={mlflow}", *overrides]
+    finished = run_trainer(*arguments, **options)
+    logs = [read_journal(path) for path in journals_in(folder)] if any(folder.glob("*/journal.jsonl")) else []
+    return finished, logs[-1] if logs else None
+
+
+@pytest.fixture(scope="module")
+def one_worker(tmp_path_factory):
+    """A short run on one worker and its folder."""
+    folder = tmp_path_factory.mktemp("one")
+    finished, log = train(folder)
+    assert finished.returncode == 0, finished.stderr
+    return log, weights(folder)
+
+
+def weights(folder):
+    (file,) = folder.glob("*/weights.pt")
+    return torch.load(file, weights_only=True)
+
+
+def curve(log, metric):
+    return [epoch.metrics[metric] for epoch in log.epochs]
+
+
+def test_a_run_alone_follows_the_plan_and_learns(one_worker):
+    log, _ = one_worker
+    assert log.status == FINISHED
+    assert curve(log, "batch/global") == [16, 48, 144]
+    assert curve(log, "updates") == [90, 120, 130]
+    assert curve(log, "samples_seen") == [1440, 2880, 4320]
+    assert curve(log, "optim/lr") == [0.02, 0.02, 0.02]
+    assert curve(log, "val/loss")[-1] < curve(log, "val/loss")[0]
+    assert curve(log, "val/top1")[-1] > 0.5  # ten classes: chance is 0.1
+    assert [event.fields["limited_by"] for event in log.events if event.kind == "decision"] == ["schedule"] * 3
+    plan = json.loads(log.run.artifacts["plan.json"])
+    assert plan["total_updates"] == log.close.summary["updates"] == 130
+
+
+@pytest.mark.parametrize("launcher", DISTRIBUTED_LAUNCHERS)
+def test_two_workers_follow_the_curve_of_one(tmp_path, one_worker, launcher):
+    log_of_one, weights_of_one = one_worker
+    finished, log = train(tmp_path, launcher=launcher, workers=2)
+    assert finished.returncode == 0, finished.stderr
+    assert log.run.tags["world_size"] == "2"
+    assert log.run.tags["launcher"] == launcher
+    for metric in ("batch/global", "optim/lr", "updates", "samples_seen", "noise/sgd"):
+        assert curve(log, metric) == curve(log_of_one, metric), metric
+    # float32 gradients summed in another order: differences of 1e-7 grow over 130 updates
+    assert curve(log, "train/loss") == pytest.approx(curve(log_of_one, "train/loss"), rel=1e-2)
+    assert weights(tmp_path).keys() == weights_of_one.keys()
+
+
+@pytest.mark.parametrize("launcher", ["alone", *DISTRIBUTED_LAUNCHERS])
+def test_a_run_repeats_itself_to_the_bit(tmp_path, launcher):
+    workers = 1 if launcher == "alone" else 2
+    states = []
+    for name in ("first", "second"):
+        finished, log = train(tmp_path / name, "schedule.epochs=2", "schedule.curve.drops.1.epoch=20",
+                              launcher=launcher, workers=workers)  # fmt: skip
+        assert finished.returncode == 0, finished.stderr
+        states.append((weights(tmp_path / name), curve(log, "train/loss"), curve(log, "val/loss")))
+    first, second = states
+    assert first[1:] == second[1:]
+    for name, tensor in first[0].items():
+        assert torch.equal(tensor, second[0][name]), name
+
+
+def test_only_rank_0_speaks(tmp_path):
+    finished, _ = train(tmp_path, launcher="torchrun", workers=3)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("trainer 0.1.0: 3 workers (torchrun, ddp) on cpu, float32") == 1
+    assert finished.stdout.count("finished: top-1") == 1
+    assert finished.stdout.count("epoch   1/3") == 1
+    assert len(list(tmp_path.glob("*/journal.jsonl"))) == 1
+
+
+def test_divergence_stops_the_run_before_the_update_and_marks_it_failed(tmp_path):
+    finished, log = train(tmp_path, "schedule.reference.lr=1.0e+30", launcher="torchrun", workers=2)
+    assert finished.returncode == 1
+    assert finished.stderr.count("trainer: the gradient is not finite in epoch 0, update 1, at lr 1e+30") == 1
+    assert "lower schedule.reference.lr" in finished.stderr
+    assert log.status == "FAILED"
+    assert "gradient is not finite" in log.error
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_is_marked_killed(tmp_path, stop):
+    arguments = ["train", "digits-decay-lr", "schedule.epochs=500", f"output={tmp_path}", "tracking.mlflow=off"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", *arguments], env=worker_environment(), cwd=REPOSITORY,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not any("epoch" in path.read_text() for path in tmp_path.glob("*/journal.jsonl")):
+            assert time.monotonic() < deadline, "no epoch within a minute"
+            time.sleep(0.2)
+        process.send_signal(stop)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    (journal,) = journals_in(tmp_path)
+    assert read_journal(journal).status == KILLED
+
+
+def test_the_variable_names_the_run_where_the_command_line_does_not(tmp_path):
+    config = tmp_path / "mine.yaml"
+    printed = run_trainer("train", "digits-hybrid", "--print-config", *SHORT, "name=mine", f"output={tmp_path}",
+                          "tracking.mlflow=off", "schedule.epochs=1", "schedule.curve.drops.0.epoch=10",
+                          "schedule.curve.drops.1.epoch=20")  # fmt: skip
+    config.write_text(printed.stdout)
+    finished = run_trainer(env={"TRAINER_CONFIG": str(config)}, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "mine on 1 worker" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "digit-hybrid"], "neither a preset nor a .yaml file (did you mean 'digits-hybrid'?)"),
+        (["train", "folder", "data.path=/nowhere"], "/nowhere: there is no such folder"),
+        (["train", "digits-hybrid", "target_top1=76"], "target_top1: 76: should be less than or equal to 1"),
+        (["train", "digits-hybrid", "model.name=resnet"], "is no known network"),
+        (["train", "digits-hybrid", "data.train_size=7"], "data.train_size is 7, and the training set has 1440 images"),
+        (["train", "digits-hybrid", "device=cuda"], "set device=cpu"),
+        (["train", "digits-hybrid", "tracking.mlflow=ftp://x"], "is none that MLflow can use"),
+        (["plan", "digits-hybrid", "--workers", "500"], "500 workers cannot share a global batch of 16 samples"),
+        (["plan", "digits-hybrid", "--workers", "0"], "a fleet has at least one worker"),
+        (["plan", "folder"], "add data.train_size=N"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, arguments, message):
+    if "device=cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    finished = run_trainer(*arguments, *([f"output={tmp_path}"] if arguments[0] == "train" else []))
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("trainer: ")
+    assert finished.stderr.count("\n") == 1
+    assert message in finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("launcher", DISTRIBUTED_LAUNCHERS)
+def test_under_a_launcher_one_worker_speaks_for_all(tmp_path, launcher):
+    finished = run_trainer(
+        "train",
+        "digits-hybrid",
+        "schedule.reference.global_batch=1",
+        f"output={tmp_path}",
+        launcher=launcher,
+        workers=2,
+    )
+    assert finished.returncode != 0
+    output = finished.stdout + finished.stderr
+    assert output.count("2 workers cannot share a global batch of 1 samples") == 1
+    assert "Traceback (most recent call last)" not in output.replace("torch/distributed", "").split("trainer:")[0]
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where the folder should be")
+    finished = run_trainer("train", "digits-hybrid", *SHORT, f"output={blocked}", "tracking.mlflow=off")
+    assert finished.returncode == 2
+    assert "choose another output folder" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_an_unreachable_mlflow_server_costs_a_warning_and_nothing_else(tmp_path):
+    finished, log = train(tmp_path, mlflow="http://127.0.0.1:9")
+    assert finished.returncode == 0, finished.stderr
+    assert log.status == FINISHED
+    assert "training goes on, the journal keeps everything" in finished.stdout
+    assert "trainer sync" in finished.stdout

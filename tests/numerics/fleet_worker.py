@@ -1,0 +1,68 @@
+"""One worker of the exactness tests: ten updates on real digits in float64, parameters and statistics saved by rank 0.
+
+usage: fleet_worker.py local|ddp|horovod GHOST_BATCH|none MICRO_BATCH ACCUMULATION_STEPS OUT.pt
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+from dali_pipelines.sample_order import Shard, micro_batch_starts, sample_ids
+from trainer.cli.fleet import open_collective
+from trainer.engine.evaluate import average_running_statistics
+from trainer.engine.optimizer import build_sgd
+from trainer.engine.update import run_update
+from trainer.environment import detect_launch
+from trainer.models import build_model
+from trainer.rule import BatchPlan
+
+UPDATES = 10
+WITHOUT_BATCH_NORM = torch.nn.Sequential
+
+
+def main(collective_name: str, ghost_batch: str, micro_batch: str, accumulation_steps: str, out: str) -> None:
+    collective = open_collective(collective_name, detect_launch())
+    images, labels = digits()
+    torch.manual_seed(0)
+    if ghost_batch == "none":
+        model = WITHOUT_BATCH_NORM(
+            torch.nn.Conv2d(3, 8, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 10)
+        )
+    else:
+        model = build_model("small-convnet", 10, int(ghost_batch))
+    model = model.double()
+    optimizer = build_sgd(model, 0.1, 0.9, nesterov=True, weight_decay=5e-4, decay_norms_and_biases=False)
+    plan = BatchPlan(int(micro_batch), int(accumulation_steps), collective.world_size)
+    shard = Shard(
+        collective.rank, plan.world_size, plan.micro_batch, plan.accumulation_steps, 0, UPDATES * plan.global_batch
+    )
+
+    def micro_batches():
+        for start in micro_batch_starts(shard):
+            ids = sample_ids(0, len(labels), np.arange(start, start + plan.micro_batch))
+            yield images[ids], labels[ids]
+
+    module = collective.wrap(model)
+    batches = micro_batches()
+    for _ in range(UPDATES):
+        run_update(module, optimizer, collective, batches, plan)
+    average_running_statistics(model, collective)
+    if collective.rank == 0:
+        torch.save(model.state_dict(), out)
+    collective.close()
+
+
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """scikit-learn's digits: (1797, 3, 8, 8) float64 in 0..1 and (1797,) int64."""
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images / 16.0)
+    return images[:, None].expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(bunch.target.astype(np.int64))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(*sys.argv[1:])

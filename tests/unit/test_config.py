@@ -1,0 +1,144 @@
+"""Configurations: what is taken, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.config import ConfigError, flatten, load_config, preset_names, to_yaml
+from trainer.rule import PlanError, plan_run
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_printed_configuration_is_taken_back_unchanged(preset, tmp_path):
+    config = load_config(preset)
+    file = tmp_path / "printed.yaml"
+    file.write_text(to_yaml(config))
+    assert load_config(str(file)) == config
+
+
+@pytest.mark.parametrize(("preset", "updates"), [("decay-lr", 2160), ("hybrid", 1320), ("increase-batch", 1180)])
+def test_the_digits_presets_take_as_many_updates_as_their_headers_say(preset, updates):
+    config = load_config(f"digits-{preset}")
+    assert plan_run(config.rule_schedule(1440), 2).total_updates == updates
+
+
+def test_the_source_is_the_argument_else_the_variable_else_the_file_else_the_embedded_preset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config(None).name == "digits-increase-batch"
+    (tmp_path / "trainer.yaml").write_text(to_yaml(load_config("digits-hybrid", ["name=mine"])))
+    assert load_config(None).name == "mine"
+    assert load_config(None, default="digits-decay-lr").name == "digits-decay-lr"
+    assert load_config("digits-hybrid", default="digits-decay-lr").name == "digits-hybrid"
+
+
+def test_overrides_reach_into_sections_and_lists():
+    config = load_config(
+        "digits-hybrid",
+        ["schedule.curve.drops.0.divide_by=5", "model.ghost_batch=null", "data.mean=[0.1, 0.2, 0.3]", "seed=7"],
+    )
+    assert config.schedule.curve.drops[0].divide_by == 5
+    assert config.model.ghost_batch is None
+    assert config.data.mean == (0.1, 0.2, 0.3)
+    assert config.seed == 7
+
+
+def test_yamls_off_means_off():
+    assert load_config("digits-hybrid", ["tracking.mlflow=off"]).tracking.mlflow == "off"
+
+
+def test_parameters_are_flattened_to_dotted_keys():
+    parameters = flatten(load_config("digits-hybrid"))
+    assert parameters["schedule.reference.global_batch"] == "16"
+    assert parameters["data.format"] == "digits"
+    assert parameters["data.path"] == "null"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule.epoch=3", r"schedule\.epoch: unknown key \(did you mean 'epochs'\?\)"),
+        ("schedule.reference.momentm=0.9", r"unknown key \(did you mean 'momentum'\?\)"),
+        ("schedule.curve.drops.0.epoc=3", r"schedule\.curve\.drops\.0\.epoc: unknown key \(did you mean 'epoch'\?\)"),
+        ("data.augmentation.flips=true", r"unknown key \(did you mean 'flip'\?\)"),
+        ("schedule.reference.lr=1e-3", r"'1e-3' is text in YAML, not a number: write 1\.0e-3"),
+        ("schedule.reference.lr=1e3", r"write 1\.0e\+3"),
+        ("schedule.reference.lr=-1", "lr -1 of the reference must be above 0"),
+        ("target_top1=76", "target_top1: 76: should be less than or equal to 1"),
+        ("target_top1=0", "target_top1: 0: should be greater than 0"),
+        ("seed=x", 'seed: "x": should be a valid integer'),
+        ("seed=1.5", "seed: 1.5: should be a valid integer"),
+        ("schedule.epochs=.inf", "should be a finite number"),
+        ("data.format=folder", "path is missing: format folder needs the folder of the images"),
+        ("data.image_size=0", "data.image_size: 0: should be greater than or equal to 8"),
+        ("collective=mpi", "should be 'auto', 'local', 'ddp' or 'horovod'"),
+        ("schedule.curve.shape=cosine", "set shape to steps"),
+        ("name=../x", "name"),
+        ("seed", "an override is key=value"),
+        ("seed.deeper=1", 'seed: {"deeper": 1}: should be a valid integer'),
+        ("schedule.curve.drops.9.epoch=1", "leads nowhere"),
+        ("data=[1", "no YAML"),
+        ("seed=2024-01-01", "use numbers, texts, lists and sections only"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_its_place_and_what_would(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("digits-hybrid", [override])
+
+
+def test_no_epochs_at_all_are_refused():
+    with pytest.raises(PlanError, match="0 epochs cannot be planned: give more than 0"):
+        load_config("digits-hybrid", ["schedule.epochs=0"]).rule_schedule(1440)
+
+
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(ConfigError, match=r"nesterov needs schedule\.reference\.momentum above 0"):
+        load_config("digits-hybrid", ["optimizer.nesterov=true", "schedule.reference.momentum=0"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2\n", "line 2: no YAML: key 'seed' stands twice"),
+        ("- a\n- b\n", "list of `key: value` lines"),
+        ("a: [", "no YAML"),
+        ("1: 2\n", "key 1 is no word"),
+        ("", "list of `key: value` lines"),
+        ("a: !!python/object:os.system {}\n", "no YAML"),
+        ("\x00", "no YAML"),
+    ],
+)
+def test_files_that_are_no_configuration_are_refused(tmp_path, text, message):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(file))
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest_and_the_list():
+    with pytest.raises(ConfigError, match=r"did you mean 'digits-hybrid'\?\); presets: digits-decay-lr"):
+        load_config("digit-hybrid")
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read \(No such file or directory\)"):
+        load_config("nowhere.yaml")
+
+
+@given(st.text(max_size=200))
+def test_no_text_makes_the_loader_fall_over(tmp_path_factory, text):
+    file = tmp_path_factory.mktemp("fuzz") / "any.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ConfigError):
+        load_config(str(file))
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_no_override_makes_the_loader_fall_over(key, value):
+    with contextlib.suppress(ConfigError):
+        load_config("digits-hybrid", [f"{key}={value}"])

@@ -1,0 +1,113 @@
+"""Ghost batch norm against plain batch norm run on every ghost batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.models import ModelError, build_model
+from trainer.models.ghost_batch_norm import GhostBatchNorm, convert_batch_norm, finish_update
+
+pytestmark = pytest.mark.unit
+
+CHANNELS = 5
+
+
+def images(samples, seed=0):
+    return torch.randn(samples, CHANNELS, 4, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def plain_norm(momentum=0.1):
+    norm = nn.BatchNorm2d(CHANNELS, momentum=momentum).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        norm.weight.copy_(torch.rand(CHANNELS, generator=generator))
+        norm.bias.copy_(torch.randn(CHANNELS, generator=generator))
+    return norm
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_output_and_gradient_are_those_of_plain_batch_norm_on_each_ghost(memory_format):
+    plain, ghost = plain_norm(), convert_batch_norm(plain_norm(), 8)
+    x = images(24).to(memory_format=memory_format).requires_grad_()
+    y = images(24).requires_grad_()
+    weights = images(24, seed=2)
+    together = ghost(x)
+    one_by_one = torch.cat([plain(part) for part in y.split(8)])
+    torch.testing.assert_close(together, one_by_one)
+    (together * weights).sum().backward()
+    (one_by_one * weights).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+    torch.testing.assert_close(ghost.weight.grad, plain.weight.grad)
+    torch.testing.assert_close(ghost.bias.grad, plain.bias.grad)
+
+
+def test_running_statistics_of_one_ghost_per_update_are_plain_batch_norms():
+    plain, ghost = plain_norm(), convert_batch_norm(plain_norm(), 8)
+    for seed in range(5):
+        plain(images(8, seed))
+        ghost(images(8, seed))
+        ghost.finish_update(8)
+    torch.testing.assert_close(ghost.running_mean, plain.running_mean)
+    torch.testing.assert_close(ghost.running_var, plain.running_var)
+
+
+def test_running_statistics_move_as_far_as_plain_batch_norm_would_over_the_same_samples():
+    # every ghost batch alike: three steps of plain batch norm, or one update of three ghosts
+    plain, ghost = plain_norm(), convert_batch_norm(plain_norm(), 8)
+    for _ in range(3):
+        plain(images(8))
+    ghost(images(8).repeat(3, 1, 1, 1))
+    ghost.finish_update(24)
+    torch.testing.assert_close(ghost.running_mean, plain.running_mean)
+    torch.testing.assert_close(ghost.running_var, plain.running_var)
+
+
+@pytest.mark.parametrize("micro_batch", [8, 16, 24, 48])
+def test_running_statistics_do_not_depend_on_how_the_update_is_cut(micro_batch):
+    whole, cut = (convert_batch_norm(plain_norm(), 8) for _ in range(2))
+    whole(images(48))
+    for part in images(48).split(micro_batch):
+        cut(part)
+    finish_update(whole, 48)
+    finish_update(nn.Sequential(cut), 48)
+    torch.testing.assert_close(cut.running_mean, whole.running_mean)
+    torch.testing.assert_close(cut.running_var, whole.running_var)
+
+
+def test_evaluation_is_plain_batch_norms():
+    plain, ghost = plain_norm().eval(), convert_batch_norm(plain_norm(), 8).eval()
+    torch.testing.assert_close(ghost(images(5)), plain(images(5)))
+
+
+@pytest.mark.parametrize(
+    ("samples", "groups"), [(3, [3]), (8, [8]), (12, [6, 6]), (11, [11]), (20, [10, 10]), (25, [9, 8, 8])]
+)
+def test_a_batch_that_is_no_multiple_is_cut_into_nearly_equal_ghosts(samples, groups):
+    # round(12 / 8) = round(1.5) = 2; round(20 / 8) = round(2.5) = 2; round(25 / 8) = 3
+    plain, ghost = plain_norm(), convert_batch_norm(plain_norm(), 8)
+    torch.testing.assert_close(
+        ghost(images(samples)), torch.cat([plain(part) for part in images(samples).split(groups)])
+    )
+
+
+def test_conversion_keeps_parameters_and_state_dict_and_reaches_every_norm():
+    model = nn.Sequential(nn.Conv2d(3, CHANNELS, 1), plain_norm(), nn.Sequential(nn.BatchNorm2d(CHANNELS)))
+    expected = {key: value.clone() for key, value in model.state_dict().items() if "num_batches" not in key}
+    converted = convert_batch_norm(model, 4)
+    assert sum(isinstance(module, GhostBatchNorm) for module in converted.modules()) == 2
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
+    assert converted.state_dict().keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(converted.state_dict()[key], value)
+
+
+def test_norms_that_have_no_ghost_form_are_refused():
+    with pytest.raises(ModelError, match="cumulative average"):
+        convert_batch_norm(nn.BatchNorm2d(3, momentum=None), 4)
+
+
+def test_an_unknown_network_is_answered_with_the_nearest():
+    with pytest.raises(ModelError, match=r"'small-convent' is no known network \(did you mean 'small-convnet'\?\)"):
+        build_model("small-convent", 10, None)

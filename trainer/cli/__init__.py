@@ -1,0 +1,1 @@
+"""The command `trainer`: the composition root, the only place that knows every class."""

@@ -1,0 +1,134 @@
+"""Joining the fleet: which library connects the workers, on which device, and how they fail together."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Literal, TypeVar
+
+import torch
+
+from trainer.cli.user_errors import is_users
+from trainer.collective.agreement import first_rank_where
+from trainer.collective.collective import Collective
+from trainer.environment import Launch, threads_are_set
+
+T = TypeVar("T")
+CollectiveName = Literal["local", "ddp", "horovod"]
+
+
+class FleetError(ValueError):
+    """A launcher, a library or a device that does not fit; the message says what to start instead."""
+
+
+class StoppedElsewhere(Exception):
+    """Another rank has reported why the run cannot start."""
+
+
+def choose_collective(setting: str, launch: Launch) -> CollectiveName:
+    """The library for this launch; `setting` is the configuration's `collective`. Raises FleetError."""
+    if setting == "local" and launch.world_size > 1:
+        raise FleetError(
+            f"collective local cannot join the {launch.world_size} workers that {launch.launcher} started: "
+            f"set collective=auto"
+        )
+    if setting == "horovod" and launch.launcher in ("torchrun", "srun"):
+        raise FleetError(
+            f"collective horovod cannot be started by {launch.launcher}: use horovodrun -np {launch.world_size} "
+            f"trainer, or set collective=auto"
+        )
+    if setting == "ddp" and launch.launcher == "horovodrun":
+        raise FleetError(
+            f"collective ddp cannot be started by horovodrun: use torchrun --nproc-per-node {launch.local_size} "
+            f"-m trainer, or set collective=auto"
+        )
+    has_horovod = find_spec("horovod") is not None
+    needs_horovod = setting == "horovod" or launch.launcher == "horovodrun"
+    if needs_horovod and not has_horovod:
+        raise FleetError(
+            "Horovod is not installed: build it (`make setup` does), or use torchrun --nproc-per-node N -m trainer"
+        )
+    if needs_horovod:
+        return "horovod"
+    if setting == "auto" and launch.launcher == "alone":
+        return "local"
+    if setting == "auto" and launch.launcher == "mpirun" and has_horovod:
+        from trainer.collective.hvd import built_with_mpi
+
+        return "horovod" if built_with_mpi() else "ddp"
+    return "local" if setting == "local" else "ddp"
+
+
+def open_collective(name: CollectiveName, launch: Launch) -> Collective:
+    """Joins the fleet; returns when every worker has. Raises FleetError where the launcher says too little."""
+    if name == "horovod":
+        from trainer.collective.hvd import HorovodCollective
+
+        return HorovodCollective()
+    if name == "ddp":
+        from trainer.collective.ddp import DdpCollective
+
+        rendezvous = "127.0.0.1:0" if launch.launcher == "alone" else launch.rendezvous
+        if rendezvous is None and launch.launcher != "torchrun":
+            raise FleetError(
+                f"{launch.launcher} started {launch.world_size} workers on several hosts: set MASTER_ADDR to the host "
+                f"of rank 0 (and MASTER_PORT if 29500 is taken)"
+            )
+        return DdpCollective(launch.rank, launch.world_size, launch.local_rank, rendezvous)
+    from trainer.collective.local import LocalCollective
+
+    return LocalCollective()
+
+
+def choose_device(setting: str, launch: Launch) -> torch.device:
+    """This worker's device: its own GPU by its rank on the host, or the CPU. Raises FleetError."""
+    if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise FleetError("device cuda: this machine has no CUDA device that torch can use: set device=cpu")
+    count = torch.cuda.device_count()
+    if launch.local_rank >= count:
+        raise FleetError(
+            f"worker {launch.local_rank} of this host finds only {count} GPU(s): start at most {count} workers a host"
+        )
+    device = torch.device("cuda", launch.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def cores_per_worker(launch: Launch) -> int:
+    """Cores that this worker may use, when the workers of a host share them evenly."""
+    return max(1, len(os.sched_getaffinity(0)) // launch.local_size)
+
+
+def share_threads(launch: Launch) -> None:
+    """Gives torch this worker's share of the cores, unless somebody has chosen a number."""
+    if not threads_are_set():
+        torch.set_num_threads(cores_per_worker(launch))
+
+
+def together(collective: Collective, step: Callable[[], T]) -> T:
+    """Runs a step of the start-up on every rank; where it fails on any, the lowest such rank says why and all stop.
+
+    Errors for the user count as failures; StoppedElsewhere is raised on all ranks once the message is out, except that
+    a worker alone raises the error itself.
+    """
+    failure: ValueError | None = None
+    result: T | None = None
+    try:
+        result = step()
+    except ValueError as error:
+        if not is_users(error):
+            raise
+        failure = error
+    failed = first_rank_where(collective, failure is not None)
+    if failed is None:
+        return result  # type: ignore[return-value]
+    if failure is not None and collective.world_size == 1:
+        raise failure
+    if failed == collective.rank:
+        print(f"trainer: {'' if failed == 0 else f'rank {failed}: '}{failure}", file=sys.stderr, flush=True)
+    first_rank_where(collective, False)  # nobody leaves before the message is out: launchers kill at the first exit
+    raise StoppedElsewhere

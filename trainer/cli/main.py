@@ -1,0 +1,57 @@
+"""The command line: finds the sub-command, and turns a user's mistake into one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from trainer import __version__
+from trainer.cli import compare, data, doctor, plan, sync, train
+from trainer.cli.user_errors import is_users
+
+USER_ERROR = 2
+
+_DESCRIPTION = """Large-batch training of image classifiers, scheduled by the noise scale of SGD.
+Without a command it trains: what TRAINER_CONFIG names, else ./trainer.yaml, else handwritten digits."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 1 the run or check failed, 2 something given was wrong."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parse(arguments or ["train"])
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ValueError as error:
+        if not is_users(error):
+            raise
+        print(f"trainer: {error}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """argparse takes `PRESET --workers 2` and refuses `key=value` after it; here words may stand anywhere."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(args, "words") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.words += rest
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trainer", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"trainer {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in (train, plan, data, compare, sync, doctor):
+        command.add_parser(commands)
+    return parser

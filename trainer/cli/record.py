@@ -1,0 +1,149 @@
+"""The record of a run: its folder, journal, MLflow, and what rank 0 prints. On other ranks it is empty."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from trainer import __version__
+from trainer.cli.plan_view import plan_document, print_plan
+from trainer.config import TrainConfig, flatten, to_yaml
+from trainer.engine.clock import Clock
+from trainer.engine.run_state import RunState
+from trainer.environment import mlflow_tracking_uri
+from trainer.rule import RunPlan
+from trainer.tracking import (
+    FILE_NAME,
+    Journal,
+    MlflowTracker,
+    RunStart,
+    Tracker,
+    Trackers,
+    resolve_tracking_uri,
+    without_password,
+)
+from trainer.tracking.progress import RunProgress, SilentProgress, open_progress
+
+WEIGHTS_NAME = "weights.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the loop writes to. folder is None on ranks other than 0."""
+
+    tracker: Trackers
+    progress: RunProgress
+    folder: Path | None
+
+    @property
+    def weights_path(self) -> Path | None:
+        return None if self.folder is None else self.folder / WEIGHTS_NAME
+
+
+NO_RECORD = Record(Trackers(()), SilentProgress(), None)
+
+
+def open_record(config: TrainConfig, plan: RunPlan, about: Mapping[str, str], console: Console) -> Record:
+    """Prints what is about to run, makes its folder, starts its journal and its MLflow run. Raises TrackingError."""
+    _print_header(about, console)
+    print_plan(config, plan, console)
+    run_uid = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.name}-{secrets.token_hex(2)}"
+    output = Path(config.output)
+    uri = resolve_tracking_uri(config.tracking.mlflow, output, mlflow_tracking_uri())
+    journal = Journal(output / run_uid / FILE_NAME)
+    trackers: list[Tracker] = [journal]
+    if uri is not None:
+        trackers.append(MlflowTracker(journal.path, uri, warn=lambda text: console.print(f"warning: {text}")))
+    tracker = Trackers(trackers)
+    tracker.start(
+        RunStart(
+            run_uid,
+            name=config.name,
+            experiment=config.experiment,
+            params=flatten(config),
+            tags={**about, **_host_tags()},
+            artifacts={
+                "plan.json": json.dumps(plan_document(config.name, plan), indent=2),
+                "config.yaml": to_yaml(config),
+            },
+        )
+    )
+    console.print(f"run {run_uid}: {journal.path.parent}, MLflow {without_password(uri) if uri else 'off'}")
+    return Record(tracker, open_progress(console, config.schedule.epochs, plan.total_samples), journal.path.parent)
+
+
+def _print_header(about: Mapping[str, str], console: Console) -> None:
+    workers = f"{about['world_size']} worker" + ("" if about["world_size"] == "1" else "s")
+    console.print(
+        f"trainer {__version__}: {workers} ({about['launcher']}, {about['collective']}) on {about['device']}, "
+        f"{about['precision']}"
+    )
+    console.print(f"data: {about['data']}")
+    console.print(f"model: {about['model']}")
+
+
+def _host_tags() -> dict[str, str]:
+    """What the run runs on, as far as the host knows."""
+    commit = _git_commit()
+    return {
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "command": " ".join(Path(word).name if i == 0 else word for i, word in enumerate(sys.argv)),
+        "cores": str(len(os.sched_getaffinity(0))),
+        **({"git_commit": commit} if commit else {}),
+    }
+
+
+def summary(state: RunState, clock: Clock, target_top1: float | None) -> dict[str, float]:
+    """The figures that a run is compared by; time to target only where the target was met."""
+    figures = {
+        "best_top1": state.best_top1,
+        "final_top1": state.last_top1,
+        "total_s": clock.elapsed(),
+        "updates": state.updates,
+        "samples_seen": state.samples_seen,
+    }
+    if state.target is not None and target_top1 is not None:
+        percent = f"{100 * target_top1:.10g}"
+        figures |= {
+            f"time_to_{percent}_s": state.target.elapsed_s,
+            f"train_time_to_{percent}_s": state.target.train_s,
+            f"updates_to_{percent}": state.target.updates,
+            f"epochs_to_{percent}": state.target.epochs,
+        }
+    return figures
+
+
+def closing_line(figures: Mapping[str, float], record: Record) -> str:
+    """How a finished run ended, in one line."""
+    reached = "".join(
+        f"; {key.split('_')[2]} % after {seconds:.1f} s"
+        for key, seconds in figures.items()
+        if key.startswith("time_to_")
+    )
+    return (
+        f"finished: top-1 {figures['final_top1']:.2%} (best {figures['best_top1']:.2%}) after {figures['updates']:,} "
+        f"updates and {figures['total_s']:.1f} s{reached}; weights: {record.weights_path}"
+    )
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that runs, where it runs from a checkout."""
+    here = Path(__file__).parent
+    try:
+        git = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return git.stdout.strip()

@@ -1,0 +1,1 @@
+"""How workers agree: one Protocol, one adapter per library."""

@@ -1,0 +1,51 @@
+"""What the engine asks of whatever connects the workers."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Collective(Protocol):
+    """A fleet of workers, seen from one of them.
+
+    All ranks call the same methods in the same order. Gradients are to be summed, not averaged: the loss is divided by
+    the global batch where it is computed, so the sum over workers is the gradient of the whole batch, whatever the cut.
+    gradient_divisor is what the library divides the sum by all the same; the loss has to be multiplied by it.
+    """
+
+    name: str
+    rank: int
+    world_size: int
+    local_rank: int
+    gradient_divisor: int
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The module to call in training; all ranks hold rank 0's parameters and buffers afterwards."""
+        ...
+
+    def micro_step(self, last: bool) -> AbstractContextManager[object]:
+        """Encloses forward and backward of one micro-batch; gradients may travel only in the last of an update."""
+        ...
+
+    def finish_gradients(self) -> None:
+        """After the last micro-batch: every parameter's .grad is complete, and the same on all ranks."""
+        ...
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum over all workers, in place and returned; integers exactly."""
+        ...
+
+    def broadcast(self, tensor: Tensor, source_rank: int = 0) -> Tensor:
+        """The tensor of source_rank, in place and returned; same shape and dtype on every rank."""
+        ...
+
+    def is_lost_worker(self, error: Exception) -> bool:
+        """Whether an error that a method above raised means that another worker has ended."""
+        ...
+
+    def close(self) -> None:
+        """Leaves the fleet; calling it twice is harmless."""
+        ...

@@ -1,0 +1,70 @@
+"""Workers connected by torch.distributed, gradients averaged during the backward by DistributedDataParallel."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+# torch 2.13 renamed the option
+_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
+
+
+class DdpCollective:
+    """torch.distributed, with Gloo for tensors on the CPU and NCCL for those on a GPU.
+
+    rendezvous is "host:port" where rank 0 listens, or None to take it from the launcher's environment (torchrun).
+    """
+
+    name = "ddp"
+
+    def __init__(self, rank: int, world_size: int, local_rank: int, rendezvous: str | None) -> None:
+        self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
+        # DDP averages. A hook that sums instead would run Python on Gloo's threads, and now and then a worker with one
+        # aborted when it left (torch 2.13).
+        self.gradient_divisor = world_size
+        self._module: DistributedDataParallel | None = None
+        dist.init_process_group(
+            backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            init_method="env://" if rendezvous is None else f"tcp://{rendezvous}",
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        device = next(model.parameters()).device
+        self._module = DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            **{_SYNC_BUFFERS: False},  # batch norm's running statistics are averaged before evaluation, not copied
+        )
+        return self._module
+
+    def micro_step(self, last: bool) -> AbstractContextManager[object]:
+        assert self._module is not None, "wrap() comes before micro_step()"
+        return nullcontext() if last else self._module.no_sync()
+
+    def finish_gradients(self) -> None:
+        return None  # the last backward has summed them
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        dist.all_reduce(tensor)
+        return tensor
+
+    def broadcast(self, tensor: Tensor, source_rank: int = 0) -> Tensor:
+        dist.broadcast(tensor, source_rank)
+        return tensor
+
+    def is_lost_worker(self, error: Exception) -> bool:
+        return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+    def close(self) -> None:
+        self._module = None
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -1,0 +1,38 @@
+"""One worker alone: agrees with itself."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import Tensor, nn
+
+
+class LocalCollective:
+    """A fleet of one."""
+
+    name = "local"
+    rank = 0
+    world_size = 1
+    local_rank = 0
+    gradient_divisor = 1
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def micro_step(self, last: bool) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def finish_gradients(self) -> None:
+        return None
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def broadcast(self, tensor: Tensor, source_rank: int = 0) -> Tensor:
+        return tensor
+
+    def is_lost_worker(self, error: Exception) -> bool:
+        return False
+
+    def close(self) -> None:
+        return None

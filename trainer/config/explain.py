@@ -1,0 +1,77 @@
+"""A refused configuration in one sentence: the place, what was given, what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from pydantic import BaseModel
+
+from trainer.config.schema import TrainConfig
+
+
+def explain(detail: Any) -> str:
+    """One sentence for one of pydantic's error details."""
+    location, given = detail["loc"], detail.get("input")
+    place = ".".join(str(part) for part in location)
+    prefix = f"{place}: " if place else ""
+    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        *section, key = location
+        return f"{place}: unknown key{nearest(str(key), _known_keys(section))}"
+    if detail["type"] in ("missing", "missing_argument"):
+        return f"{place}: is missing: set it"
+    if detail["type"] == "value_error":
+        return prefix + str(detail["ctx"]["error"])
+    if isinstance(given, str) and _is_number(given):
+        return f"{place}: {given!r} is text in YAML, not a number: write {_yaml_number(given)}"
+    shown = json.dumps(given)
+    return f"{prefix}{shown if len(shown) < 60 else shown[:57] + '...'}: {detail['msg'].removeprefix('Input ')}"
+
+
+def _known_keys(section: Sequence[object]) -> list[str]:
+    """The keys that may stand in the section at this place of the tree."""
+    owner: Any = TrainConfig
+    for part in section:
+        if isinstance(part, int):
+            continue
+        annotation = _field_types(owner).get(str(part))
+        candidates = [annotation, *get_args(annotation)]
+        owner = next(
+            (c for c in candidates if isinstance(c, type) and (is_dataclass(c) or issubclass(c, BaseModel))), None
+        )
+        if owner is None:
+            return []
+    return list(_field_types(owner))
+
+
+def _field_types(owner: Any) -> dict[str, Any]:
+    if isinstance(owner, type) and issubclass(owner, BaseModel):
+        return {name: field.annotation for name, field in owner.model_fields.items()}
+    hints = get_type_hints(owner)
+    return {field.name: hints[field.name] for field in fields(owner)}
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """ " (did you mean X?)" where one of the known words is close, else nothing."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _yaml_number(text: str) -> str:
+    """1e-3 as YAML 1.1 wants it: with a point in the mantissa and a sign in the exponent."""
+    mantissa, e, exponent = text.lower().partition("e")
+    if not e:
+        return text
+    sign = "" if exponent[:1] in "+-" else "+"
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{sign}{exponent}"

@@ -1,0 +1,138 @@
+"""What a configuration may say: typed and strict.
+
+Unknown keys, wrong types and impossible values are refused, nothing is repaired. The schedule's parts are the rule's
+own values, and the augmentation is the data stream's, so what a file may say and what they understand cannot drift
+apart.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dali_pipelines.augmentation import Augmentation
+from trainer.rule import Limits, NoiseCurve, Reference, Schedule, Warmup
+from trainer.rule.noise_scale import NoiseForm
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the place and what would be right."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Where images come from. train_size lets `trainer plan` work before the data are there; training checks it."""
+
+    format: Literal["digits", "folder", "cifar10"] = "digits"
+    path: str | None = None
+    validation_path: str | None = None
+    validation_labels: str | None = None
+    train_size: int | None = Field(default=None, ge=1)
+    image_size: int = Field(default=224, ge=8)
+    in_memory: bool = False
+    augmentation: Augmentation = Augmentation()
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    decoder: Literal["auto", "cpu", "gpu"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> DataConfig:
+        if self.format != "digits" and self.path is None:
+            raise ValueError(f"path is missing: format {self.format} needs the folder of the images, path=DIR")
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std} must be above 0 in every channel")
+        return self
+
+
+class ScheduleConfig(Section):
+    """The recipe, the curve of the noise scale, and the limits: see trainer.rule."""
+
+    epochs: float
+    reference: Reference
+    curve: NoiseCurve = NoiseCurve()
+    form: NoiseForm = "large_dataset"
+    warmup: Warmup = Warmup()
+    limits: Limits
+
+
+class ModelConfig(Section):
+    """ghost_batch: samples that share batch-norm statistics, the same for every batch; null leaves batch norm alone."""
+
+    name: str = "small-convnet"
+    ghost_batch: int | None = Field(default=None, ge=2)
+
+
+class OptimizerConfig(Section):
+    """lr and momentum come from the schedule."""
+
+    name: Literal["sgd"] = "sgd"
+    nesterov: bool = False
+    weight_decay: float = Field(default=5.0e-4, ge=0)
+    decay_norms_and_biases: bool = False
+
+
+class TrackingConfig(Section):
+    """mlflow: "auto" (MLFLOW_TRACKING_URI, else a file in the output folder), "off", or the address of a server."""
+
+    mlflow: str = "auto"
+
+    @field_validator("mlflow", mode="before")
+    @classmethod
+    def _yaml_off_is_false(cls, value: object) -> object:
+        return "off" if value is False else value
+
+
+class TrainConfig(Section):
+    """A run, whole."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    experiment: str = Field(default="default", min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    target_top1: float | None = Field(default=None, gt=0, le=1)
+    output: str = "runs"
+    data: DataConfig = DataConfig()
+    schedule: ScheduleConfig
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    collective: Literal["auto", "local", "ddp", "horovod"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> TrainConfig:
+        if self.optimizer.nesterov and self.schedule.reference.momentum == 0:
+            raise ValueError("optimizer.nesterov needs schedule.reference.momentum above 0")
+        return self
+
+    def rule_schedule(self, dataset_size: int) -> Schedule:
+        """The schedule as the coordinator takes it, for a training set of dataset_size samples."""
+        section = self.schedule
+        return Schedule(
+            reference=section.reference,
+            limits=section.limits,
+            dataset_size=dataset_size,
+            epochs=section.epochs,
+            curve=section.curve,
+            form=section.form,
+            warmup=section.warmup,
+            ghost_batch=self.model.ghost_batch,
+        )
+
+
+def flatten(config: TrainConfig) -> dict[str, str]:
+    """Dotted keys and values as text: how a run's parameters are logged."""
+
+    def walk(prefix: str, value: Any) -> dict[str, str]:
+        if isinstance(value, dict) and value:
+            parts = [walk(f"{prefix}.{key}" if prefix else key, inner) for key, inner in value.items()]
+            return {key: text for part in parts for key, text in part.items()}
+        return {prefix: value if isinstance(value, str) else json.dumps(value)}
+
+    return walk("", config.model_dump(mode="json"))

@@ -1,0 +1,1 @@
+"""The loop: decide, train, evaluate, record, save."""

@@ -1,0 +1,7 @@
+"""What ends a run in the middle."""
+
+from __future__ import annotations
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on, on any rank; the message says where it stands and what to try."""

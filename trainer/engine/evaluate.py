@@ -1,0 +1,60 @@
+"""Evaluation: every validation image once over all workers, counted in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer.collective.collective import Collective
+from trainer.engine.update import autocast
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Over the whole validation set: mean cross-entropy, and the shares (0 to 1) of images whose label is the first, or
+    among the first five, of the network's guesses."""
+
+    images: int
+    loss: float
+    top1: float
+    top5: float
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    collective: Collective,
+    device: torch.device,
+    autocast_to: torch.dtype | None = None,
+) -> Evaluation:
+    """Evaluates the model on this worker's share of the images (possibly none) and adds up over workers."""
+    average_running_statistics(model, collective)
+    counts = torch.zeros(3, dtype=torch.int64, device=device)  # images, first guess right, among the first five
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    model.eval()
+    with torch.inference_mode():
+        for images, labels in batches:
+            with autocast(device, autocast_to):
+                logits = model(images)
+            loss += F.cross_entropy(logits.float(), labels, reduction="sum").double()
+            guesses = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            counts += torch.stack([torch.tensor(len(labels), device=device), guesses[:, 0].sum(), guesses.sum()])
+    model.train()
+    images_seen, top1, top5 = collective.all_reduce(counts).tolist()
+    total_loss = float(collective.all_reduce(loss))
+    assert images_seen > 0, "a validation set has images"
+    return Evaluation(images_seen, total_loss / images_seen, top1 / images_seen, top5 / images_seen)
+
+
+def average_running_statistics(model: nn.Module, collective: Collective) -> None:
+    """Makes the running statistics of every kind of batch norm the mean over workers, before they are used."""
+    buffers = [buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+    if not buffers or collective.world_size == 1:
+        return
+    flat = collective.all_reduce(torch.cat([buffer.reshape(-1) for buffer in buffers])) / collective.world_size
+    for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))

@@ -1,0 +1,166 @@
+"""The loop, on one page: for each epoch decide, train, evaluate, record, save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dali_pipelines.sample_order import Shard
+from trainer.collective.agreement import broadcast_text, first_rank_that_differs
+from trainer.collective.collective import Collective
+from trainer.engine.checkpoint import save_weights
+from trainer.engine.clock import Clock
+from trainer.engine.errors import TrainingError
+from trainer.engine.evaluate import Evaluation, evaluate
+from trainer.engine.optimizer import set_lr_and_momentum
+from trainer.engine.run_state import RunState, TargetReached
+from trainer.engine.update import run_update
+from trainer.rule import EpochDecision, Schedule, decide, updates_in_epoch, warmup_factor
+
+
+class InputPipeline(Protocol):
+    """How samples become tensors: images (n, 3, H, W) float32 and labels (n,) int64 on the rank's device."""
+
+    def batches(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def evaluation_batches(self, rank: int, world_size: int, micro_batch: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class Tracker(Protocol):
+    """Where numbers go."""
+
+    def log(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
+    def event(self, kind: str, fields: Mapping[str, object]) -> None: ...
+
+
+class Progress(Protocol):
+    """What a person sees while an epoch runs."""
+
+    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None: ...
+    def update_done(self, samples: int, loss: Tensor) -> None: ...
+    def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that the loop works with. Tracker and progress do nothing on ranks other than 0; weights_path is where rank 0
+    keeps the newest weights, or None to keep none."""
+
+    schedule: Schedule
+    collective: Collective
+    model: nn.Module
+    optimizer: Optimizer
+    pipeline: InputPipeline
+    tracker: Tracker
+    progress: Progress
+    device: torch.device
+    target_top1: float | None = None
+    autocast_to: torch.dtype | None = None
+    weights_path: Path | None = None
+
+
+def train(job: Job) -> tuple[RunState, Clock]:
+    """Runs the whole schedule; returns where the job stands then and where the time went.
+
+    Raises TrainingError on every rank where the loss or the gradient stops being finite, PlanError where a fleet cannot
+    share a batch, DataError where an image cannot be decoded.
+    """
+    module = job.collective.wrap(job.model)
+    state, clock = RunState(), Clock()
+    for epoch in range(math.ceil(job.schedule.epochs)):
+        decision = agree_on_decision(job.schedule, epoch, job.collective)
+        if updates_in_epoch(job.schedule, decision, state.samples_seen) == 0:
+            continue
+        job.tracker.event("decision", asdict(decision))
+        before, seconds_before = state.samples_seen, clock.seconds["train"]
+        with clock.measure("train"):
+            state, train_loss = _train_epoch(job, module, decision, state, clock)
+        speed = (state.samples_seen - before) / (clock.seconds["train"] - seconds_before)
+        with clock.measure("evaluate"):
+            batches = job.pipeline.evaluation_batches(
+                job.collective.rank, job.collective.world_size, job.schedule.limits.max_micro_batch
+            )
+            evaluation = evaluate(job.model, batches, job.collective, job.device, job.autocast_to)
+        with clock.measure("record"):
+            state = _note(job, state, evaluation, clock)
+            metrics = _metrics(decision, train_loss, speed, evaluation, state, clock)
+            job.tracker.log(epoch + 1, metrics)
+            job.progress.epoch_done(epoch + 1, metrics)
+            if job.weights_path is not None:
+                save_weights(job.model, job.weights_path)
+    return state, clock
+
+
+def agree_on_decision(schedule: Schedule, epoch: int, collective: Collective) -> EpochDecision:
+    """Rank 0 decides and tells the others; every rank checks the digest of what it received before it acts on it."""
+    decided = decide(schedule, epoch, collective.world_size) if collective.rank == 0 else None
+    heard = EpochDecision.from_json(broadcast_text(collective, decided.to_json() if decided else ""))
+    differs = first_rank_that_differs(collective, heard.digest())
+    if differs is not None:
+        raise TrainingError(f"epoch {epoch}: rank {differs} heard another decision than rank 0 sent: check the network")
+    return heard
+
+
+def _train_epoch(
+    job: Job, module: nn.Module, decision: EpochDecision, state: RunState, clock: Clock
+) -> tuple[RunState, float]:
+    """All updates that start in the decision's epoch; returns the new state and the mean loss over their samples."""
+    schedule, collective, plan = job.schedule, job.collective, decision.plan
+    updates = updates_in_epoch(schedule, decision, state.samples_seen)
+    end = state.samples_seen + updates * plan.global_batch
+    shard = Shard(collective.rank, plan.world_size, plan.micro_batch, plan.accumulation_steps, state.samples_seen, end)
+    batches = clock.waiting(job.pipeline.batches(shard))
+    job.progress.epoch_started(decision, state.samples_seen, updates)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=job.device)
+    for _ in range(updates):
+        factor = warmup_factor(state.samples_seen / schedule.dataset_size, schedule.warmup)
+        set_lr_and_momentum(job.optimizer, decision, factor)
+        try:
+            loss = run_update(module, job.optimizer, collective, batches, plan, job.autocast_to)
+        except TrainingError as error:
+            raise TrainingError(
+                f"{error} in epoch {decision.epoch}, update {state.updates}, at lr {decision.lr * factor:g} and batch "
+                f"{plan.global_batch}: lower schedule.reference.lr, or give schedule.warmup.epochs"
+            ) from None
+        loss_sum += loss
+        state = replace(state, samples_seen=state.samples_seen + plan.global_batch, updates=state.updates + 1)
+        job.progress.update_done(plan.global_batch, loss)
+    return state, float(collective.all_reduce(loss_sum)) / updates
+
+
+def _note(job: Job, state: RunState, evaluation: Evaluation, clock: Clock) -> RunState:
+    state = replace(state, last_top1=evaluation.top1, best_top1=max(state.best_top1, evaluation.top1))
+    if state.target is None and job.target_top1 is not None and evaluation.top1 >= job.target_top1:
+        epochs = state.samples_seen / job.schedule.dataset_size
+        state = replace(state, target=TargetReached(clock.elapsed(), clock.seconds["train"], state.updates, epochs))
+        job.tracker.event("target", {"top1": evaluation.top1, "target_top1": job.target_top1, **asdict(state.target)})
+    return state
+
+
+def _metrics(
+    decision: EpochDecision, train_loss: float, speed: float, evaluation: Evaluation, state: RunState, clock: Clock
+) -> dict[str, float]:
+    plan = decision.plan
+    return {
+        "train/loss": train_loss,
+        "val/loss": evaluation.loss,
+        "val/top1": evaluation.top1,
+        "val/top5": evaluation.top5,
+        "optim/lr": decision.lr,
+        "optim/momentum": decision.momentum,
+        "batch/global": plan.global_batch,
+        "batch/micro": plan.micro_batch,
+        "batch/accumulation_steps": plan.accumulation_steps,
+        "noise/sgd": decision.sgd_noise_scale,
+        "speed/images_per_s": speed,
+        **{f"time/{category}_s": seconds for category, seconds in clock.seconds.items()},
+        "samples_seen": state.samples_seen,
+        "updates": state.updates,
+        "elapsed_s": clock.elapsed(),
+    }

@@ -1,0 +1,56 @@
+"""One update: micro-batches in, one optimizer step out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from trainer.collective.collective import Collective
+from trainer.engine.errors import TrainingError
+from trainer.models.ghost_batch_norm import finish_update
+from trainer.rule import BatchPlan
+
+
+def run_update(
+    module: nn.Module,
+    optimizer: Optimizer,
+    collective: Collective,
+    micro_batches: Iterator[tuple[Tensor, Tensor]],
+    plan: BatchPlan,
+    autocast_to: torch.dtype | None = None,
+) -> Tensor:
+    """Takes the plan's accumulation_steps micro-batches from the iterator and steps the optimizer once.
+
+    The loss is the sum over samples divided by the global batch, so that gradients add up over micro-batches and
+    workers to those of one big batch. Returns this worker's share of the mean loss: a scalar on the device.
+    Raises TrainingError on every rank, before the optimizer steps, where a gradient is not finite.
+    """
+    samples_to_loss = collective.gradient_divisor / plan.global_batch
+    share = torch.zeros((), device=next(module.parameters()).device)
+    for step in range(plan.accumulation_steps):
+        images, labels = next(micro_batches)
+        with collective.micro_step(last=step == plan.accumulation_steps - 1):
+            with autocast(images.device, autocast_to):
+                logits = module(images)
+                loss = F.cross_entropy(logits, labels, reduction="sum") * samples_to_loss
+            loss.backward()
+        share += loss.detach()
+    collective.finish_gradients()
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    # The summed gradient is the same on every rank, so all ranks stop, or none.
+    if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        raise TrainingError("the gradient is not finite")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)  # the buffers are the collective's too
+    finish_update(module, plan.global_batch)
+    return share / collective.gradient_divisor
+
+
+def autocast(device: torch.device, to: torch.dtype | None) -> AbstractContextManager[object]:
+    """Mixed precision where a type is given."""
+    return nullcontext() if to is None else torch.autocast(device.type, dtype=to)

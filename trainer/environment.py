@@ -1,0 +1,126 @@
+"""What the process's environment says: who launched it, and the variables that a user may set.
+
+The one file that reads os.environ. Launchers tell a worker its rank and the world size in variables of their own;
+`detect_launch` reads them all the same way, so that nobody has to tell the trainer how it was started.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Launcher = Literal["horovodrun", "torchrun", "mpirun", "srun", "alone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How this process was started. rank and world_size count workers; local_* count those on this host.
+
+    rendezvous is "host:port" where rank 0 listens; None where the launcher sees to it itself, or where nobody knows.
+    """
+
+    launcher: Launcher
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    rendezvous: str | None = None
+
+
+class LaunchError(ValueError):
+    """Variables of a launcher that do not fit together."""
+
+
+# launcher: its variables for rank, world size, local rank and workers on this host
+_VARIABLES: dict[Launcher, tuple[str, str, str, str]] = {
+    "horovodrun": ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "mpirun": (
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+}
+_PORT = 29500  # torch's own default
+
+
+def detect_launch(environ: Mapping[str, str] | None = None) -> Launch:
+    """Who launched this process, from the variables that each launcher sets.
+
+    The innermost launcher wins: horovodrun and torchrun may run inside a Slurm job, whose variables stay visible. In a
+    Slurm job's own shell (no step) nothing was launched yet. Raises LaunchError for variables that contradict another.
+    """
+    env = os.environ if environ is None else environ
+    for launcher, (rank, world_size, local_rank, local_size) in _VARIABLES.items():
+        if rank not in env or world_size not in env:
+            continue
+        if launcher == "srun" and not env.get("SLURM_STEP_ID", "").isdigit():
+            continue
+        launch = Launch(
+            launcher,
+            rank=_integer(env, rank),
+            world_size=_integer(env, world_size),
+            local_rank=_integer(env, local_rank),
+            # Slurm writes "4(x3),2": as many as the first host has is near enough for sharing out cores
+            local_size=_integer({local_size: env.get(local_size, "1").split("(")[0].split(",")[0]}, local_size),
+            rendezvous=_rendezvous(launcher, env),
+        )
+        if not 0 <= launch.rank < launch.world_size:
+            raise LaunchError(
+                f"{rank}={launch.rank} with {world_size}={launch.world_size}: the rank must be below the world size; "
+                f"start the workers through one launcher"
+            )
+        return launch
+    return Launch("alone")
+
+
+def mlflow_tracking_uri() -> str | None:
+    """The MLflow server that the user set for every tool, if any."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def trainer_config() -> str | None:
+    """The preset or file that `trainer` runs when its command line names none, if set."""
+    return os.environ.get("TRAINER_CONFIG") or None
+
+
+def threads_are_set() -> bool:
+    """Whether somebody (torchrun, a job script, the user) already chose torch's number of threads."""
+    return "OMP_NUM_THREADS" in os.environ
+
+
+def cache_folder() -> Path:
+    """Where files that can be made again are kept for this user."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(base) / "large-batch-trainer"
+
+
+def _rendezvous(launcher: Launcher, env: Mapping[str, str]) -> str | None:
+    if launcher in ("horovodrun", "torchrun"):
+        return None  # they bring their own
+    host = env.get("MASTER_ADDR")
+    if host is None and launcher == "srun":
+        host = first_slurm_host(env.get("SLURM_STEP_NODELIST", ""))
+    if host is None and launcher == "mpirun" and env.get("OMPI_COMM_WORLD_LOCAL_SIZE") == env["OMPI_COMM_WORLD_SIZE"]:
+        host = "127.0.0.1"
+    return None if host is None else f"{host}:{env.get('MASTER_PORT', _PORT)}"
+
+
+def first_slurm_host(node_list: str) -> str | None:
+    """The first host of a Slurm list: "gpu[03-06,9],login1" gives "gpu03"."""
+    match = re.match(r"([^,\[]+)(?:\[([0-9]+))?", node_list)
+    return None if match is None else match.group(1) + (match.group(2) or "")
+
+
+def _integer(env: Mapping[str, str], name: str) -> int:
+    text = env.get(name, "0")
+    try:
+        return int(text)
+    except ValueError:
+        raise LaunchError(f"{name}={text!r} is no whole number: start the workers through one launcher") from None

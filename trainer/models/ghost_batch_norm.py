@@ -1,0 +1,97 @@
+"""Batch norm over groups of a fixed size, so that its noise does not change when the batch grows.
+
+A batch is cut into ghost batches, each normalised with its own statistics (Hoffer et al., arXiv:1705.08741); the
+paper that the schedules follow needs it to keep the mean gradient independent of the batch size (arXiv:1711.00489,
+section 5).
+
+Running statistics follow samples, not updates: an update of n ghost batches moves them as n steps of plain batch norm
+would, towards the mean of the ghost batches' statistics. So they do not depend on how the batch was cut into
+micro-batches and workers, and their memory stays the same number of samples while the batch grows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer.models.errors import ModelError
+
+
+class GhostBatchNorm(nn.Module):
+    """Batch norm of (N, C, *) input over ghost batches of about `ghost_batch` samples.
+
+    N is cut into round(N / ghost_batch) groups of consecutive samples, equal to within one sample, and at least one: a
+    micro-batch below the ghost batch is one group. weight, bias, running_mean and running_var are as in
+    torch.nn.BatchNorm2d, also in the state dict; in evaluation both compute the same.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    update_mean: Tensor
+    update_var: Tensor
+
+    def __init__(
+        self, num_features: int, ghost_batch: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True
+    ):
+        super().__init__()
+        self.num_features, self.ghost_batch, self.eps, self.momentum = num_features, ghost_batch, eps, momentum
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        # Mean over the ghost batches that this worker has seen since the last update.
+        self.register_buffer("update_mean", torch.zeros(num_features), persistent=False)
+        self.register_buffer("update_var", torch.ones(num_features), persistent=False)
+        self._ghosts_seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        ghosts = max(1, round(len(x) / self.ghost_batch))
+        if ghosts == 1:
+            return self._normalise(x)
+        return torch.cat([self._normalise(ghost) for ghost in x.tensor_split(ghosts)])
+
+    def _normalise(self, ghost: Tensor) -> Tensor:
+        self._ghosts_seen += 1
+        share = 1.0 / self._ghosts_seen  # makes batch_norm's moving average the plain mean over the update's ghosts
+        return F.batch_norm(ghost, self.update_mean, self.update_var, self.weight, self.bias, True, share, self.eps)
+
+    def finish_update(self, global_batch: int) -> None:
+        """Moves the running statistics after an update of global_batch samples (over all workers)."""
+        if self._ghosts_seen:
+            step = 1.0 - (1.0 - self.momentum) ** (global_batch / self.ghost_batch)
+            self.running_mean.lerp_(self.update_mean, step)
+            self.running_var.lerp_(self.update_var, step)
+            self._ghosts_seen = 0
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, ghost_batch={self.ghost_batch}, eps={self.eps}, momentum={self.momentum}"
+
+
+def convert_batch_norm(model: nn.Module, ghost_batch: int) -> nn.Module:
+    """The model with every BatchNorm1d/2d/3d replaced by ghost batch norm with the same parameters and statistics."""
+    if isinstance(model, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        return _ghost_of(model, ghost_batch)
+    for name, child in model.named_children():
+        setattr(model, name, convert_batch_norm(child, ghost_batch))
+    return model
+
+
+def _ghost_of(plain: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, ghost_batch: int) -> GhostBatchNorm:
+    if plain.momentum is None or not plain.track_running_stats:
+        raise ModelError(
+            "batch norm with a cumulative average, or without running statistics, has no ghost form: set "
+            "model.ghost_batch=null"
+        )
+    ghost = GhostBatchNorm(plain.num_features, ghost_batch, plain.eps, plain.momentum, plain.affine)
+    ghost.load_state_dict({key: value for key, value in plain.state_dict().items() if key != "num_batches_tracked"})
+    return ghost.to(plain.running_mean.device, plain.running_mean.dtype).train(plain.training)  # type: ignore[union-attr]
+
+
+def finish_update(model: nn.Module, global_batch: int) -> None:
+    """Tells every ghost batch norm that an update of global_batch samples is complete."""
+    for module in model.modules():
+        if isinstance(module, GhostBatchNorm):
+            module.finish_update(global_batch)
