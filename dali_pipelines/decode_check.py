@@ -34,9 +34,10 @@ def undecodable_files(index: DatasetIndex, samples: NDArray[np.int64], reason: s
     ]
     if faults:
         return DataError(f"cannot be decoded: {', '.join(faults)}: repair or remove the files and index them again")
+    first = index.path(int(samples[0]))
     return DataError(
-        f"{index.path(int(samples[0]))} and {len(samples) - 1} more images: decoding them together failed ({reason}), and "
-        "each of them alone can be decoded: if memory ran out, use smaller micro-batches or less prefetching"
+        f"{first} and {len(samples) - 1} more images: decoding them together failed ({reason}), and each of them alone "
+        "can be decoded: if memory ran out, use smaller micro-batches or less prefetching"
     )
 
 

@@ -7,7 +7,8 @@ horovod_mends.py says what is mended and why.
 
 The wheel depends on the torch, Python and C library that it was built with, so it is kept under a key made of these
 (in ~/.cache/large-batch-trainer/horovod unless --cache or $XDG_CACHE_HOME say otherwise) and built only once. Horovod's
-own environment variables (HOROVOD_WITH_MPI=1, HOROVOD_NCCL_HOME, HOROVOD_BUILD_CUDA_CC_LIST, ...) are respected.
+own environment variables (HOROVOD_WITH_MPI=1, HOROVOD_NCCL_HOME, HOROVOD_BUILD_CUDA_CC_LIST, ...) are respected; after
+changing one, `make clean setup` installs what it makes.
 
 Exit status: 0 with the wheel's path on the last line of stdout; 3 if this machine lacks what a build needs (the message
 says what to install); 1 if the build went wrong (the message ends with the path of its log).
@@ -36,6 +37,8 @@ from horovod_mends import SDIST_SHA256, VERSION, MendError, local_version, mend_
 BUILD_TOOLS = ("cmake", "setuptools", "wheel", "cffi", "cloudpickle", "packaging", "psutil", "pyyaml")
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 LACKING = 3
+# Which of Horovod's environment variables are its build's; the others, for running jobs, change nothing in a wheel.
+OF_THE_BUILD = ("WITH", "CPU_", "GPU", "CUDA_", "NCCL_", "BUILD_", "ALLOW_", "DEBUG")
 
 
 class BuildError(Exception):
@@ -107,7 +110,8 @@ def build_settings(torch_cuda: str | None, environment: Mapping[str, str]) -> di
         settings["HOROVOD_WITHOUT_MPI"] = "1"
     if torch_cuda:
         settings |= cuda_settings(torch_cuda, environment)
-    return settings | {name: value for name, value in environment.items() if name.startswith("HOROVOD_")}
+    of_the_build = tuple(f"HOROVOD_{start}" for start in OF_THE_BUILD)
+    return settings | {name: value for name, value in environment.items() if name.startswith(of_the_build)}
 
 
 def cuda_settings(torch_cuda: str, environment: Mapping[str, str]) -> dict[str, str]:

@@ -95,10 +95,11 @@ def threads_are_set() -> bool:
     return "OMP_NUM_THREADS" in os.environ
 
 
-def cache_folder() -> Path:
-    """Where files that can be made again are kept for this user."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(base) / "large-batch-trainer"
+def cache_folder() -> Path | None:
+    """Where files that can be made again are kept for this user; None for a user without a home."""
+    home = os.environ.get("HOME")
+    base = os.environ.get("XDG_CACHE_HOME") or (home and Path(home) / ".cache")
+    return Path(base) / "large-batch-trainer" if base else None
 
 
 def _rendezvous(launcher: Launcher, env: Mapping[str, str]) -> str | None:

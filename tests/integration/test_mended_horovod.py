@@ -16,18 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.launching import worker_environment
+
 BUILD = metadata.version("horovod") if importlib.util.find_spec("horovod") else "no Horovod"
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif("+mended" not in BUILD, reason=f"needs the Horovod that make setup builds; here: {BUILD}"),
 ]
-
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-}
 
 STALLS = """
 import sys, time
@@ -57,7 +53,7 @@ def horovodrun(workers: int, script: Path, *arguments: str | Path, **variables: 
     command = ["horovodrun", "-np", str(workers), sys.executable, script, *arguments]
     return subprocess.Popen(
         [str(word) for word in command],
-        env=ENVIRONMENT | variables,
+        env=worker_environment() | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

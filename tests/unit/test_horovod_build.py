@@ -95,6 +95,10 @@ def test_horovods_own_variables_go_before_ours():
     assert settings["HOROVOD_WITH_TENSORFLOW"] == "1"
 
 
+def test_variables_for_running_jobs_do_not_make_another_build():
+    assert build_settings(None, {"HOROVOD_STALL_CHECK_TIME_SECONDS": "5"}) == build_settings(None, {})
+
+
 def toolkit(root: Path, version: int) -> Path:
     """As much of a CUDA toolkit as tells its version."""
     (root / "include").mkdir(parents=True)

@@ -70,19 +70,9 @@ def test_everything_that_is_asked_for_is_pinned(packaging):
     assert {name_of(each) for each in asked_for} - pinned == set()
 
 
-def loaded_by(statement: str) -> set[str]:
-    """Top-level packages that a fresh Python holds after the statement."""
-    code = f"import sys\n{statement}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(ended.stdout.split())
-
-
-SLOW = {"torch", "nvidia", "horovod", "mlflow", "matplotlib", "PIL", "sklearn"}
-
-
 def test_the_rule_needs_the_standard_library_alone():
-    assert loaded_by("import trainer.rule") & (SLOW | {"numpy", "yaml", "pydantic", "rich"}) == set()
-
-
-def test_the_command_line_starts_without_the_slow_libraries():
-    assert loaded_by("import trainer.cli.main") & SLOW == set()
+    """In a fresh Python: the planner is usable as a library where nothing else is installed."""
+    code = "import sys; before = set(sys.modules); import trainer.rule; print(*set(sys.modules) - before)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in ended.stdout.split()}
+    assert loaded - sys.stdlib_module_names == {"trainer"}

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from trainer.environment import cache_folder
+
 if TYPE_CHECKING:
     from dali_pipelines.dataset_index import DatasetIndex
 
@@ -69,10 +71,11 @@ def _indexes(args: argparse.Namespace, rebuild: bool) -> list[DatasetIndex]:
     from dali_pipelines.image_folder import open_folder
     from dali_pipelines.index_file import open_index
 
+    options = {"cache": cache_folder(), "rebuild": rebuild}
     with _progress_bar("indexing", sys.stderr) as progress:
         if args.validation is not None or (args.folder / "train").is_dir():
-            return list(open_folder(args.folder, args.validation, args.labels, progress=progress, rebuild=rebuild))
-        return [open_index(args.folder, args.labels, progress=progress, rebuild=rebuild)]
+            return list(open_folder(args.folder, args.validation, args.labels, progress=progress, **options))
+        return [open_index(args.folder, args.labels, progress=progress, **options)]
 
 
 def _summary(index: DatasetIndex) -> str:

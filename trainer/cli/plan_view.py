@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,18 +13,22 @@ from rich.table import Table
 
 from trainer.config import TrainConfig
 from trainer.rule import Phase, RunPlan
+from trainer.rule.coordinator import NOT_LIMITED
 
-_HEADINGS = (
-    "epochs",
-    "global\nbatch",
-    "micro x steps\nx workers",
-    "lr",
-    "momentum",
-    "noise scale\nlr/(1-m) N/B",
-    "exact\n(N/B - 1)",
-    "updates",
-    "momentum\nepochs",
+# heading, a phase's cell, and whether a narrow terminal does without it
+_COLUMNS: tuple[tuple[str, Callable[[Phase], str], bool], ...] = (
+    ("\nepochs", lambda phase: _span(phase.first_epoch, phase.last_epoch), False),
+    ("global\nbatch", lambda phase: f"{phase.global_batch:,}", False),
+    ("micro x steps\nx workers", lambda p: f"{p.micro_batch} x {p.accumulation_steps} x {p.world_size}", False),
+    ("\nlr", lambda phase: f"{phase.lr:.5g}", False),
+    ("momen-\ntum", lambda phase: f"{phase.momentum:.5g}", False),
+    ("noise\nscale g", lambda phase: f"{phase.sgd_noise_scale:.5g}", False),
+    ("g\nexact", lambda phase: f"{phase.sgd_noise_scale_exact:.5g}", True),
+    ("\nupdates", lambda phase: f"{phase.updates:,}", False),
+    ("momentum\nepochs", lambda phase: f"{phase.momentum_epochs:.3g}", True),
+    ("batch\nlimited by", lambda phase: "" if phase.limited_by == NOT_LIMITED else phase.limited_by, False),
 )
+_WIDE = 96
 
 
 def plain_console(quiet: bool = False) -> Console:
@@ -49,23 +54,20 @@ def print_plan(config: TrainConfig, plan: RunPlan, console: Console | None = Non
     """The phases as a table, the totals, and what a user should know about them."""
     console = console or plain_console()
     workers = f"{plan.world_size} worker" + ("s" if plan.world_size != 1 else "")
-    table = Table(
-        title=f"{config.name} on {workers}",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="right", overflow="fold")
-    table.add_column("batch\nlimited by", overflow="fold")
+    columns = [column for column in _COLUMNS if console.width >= _WIDE or not column[2]]
+    table = Table(title=f"{config.name} on {workers}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.pad_edge, table.padding = False, (0, 1, 0, 0)
+    for heading, *_ in columns:
+        is_text = heading.startswith("batch")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
     for phase in plan.phases:
-        table.add_row(*_cells(phase))
+        table.add_row(*(cell(phase) for _, cell, _ in columns))
     console.print(table)
     console.print(
         f"{plan.total_updates:,} updates, {plan.total_samples:,} samples: "
         f"{plan.epochs:g} epochs of {plan.dataset_size:,}"
     )
+    console.print("g = lr/(1-m) N/B, exact with N/B - 1; momentum epochs B/(N(1-m)): how long momentum lags behind")
     for note in plan_notes(config, plan):
         console.print(f"note: {note}")
 
@@ -91,17 +93,5 @@ def plan_notes(config: TrainConfig, plan: RunPlan) -> list[str]:
     return notes
 
 
-def _cells(phase: Phase) -> list[str]:
-    same = phase.first_epoch == phase.last_epoch
-    return [
-        f"{phase.first_epoch}" if same else f"{phase.first_epoch}-{phase.last_epoch}",
-        f"{phase.global_batch:,}",
-        f"{phase.micro_batch} x {phase.accumulation_steps} x {phase.world_size}",
-        f"{phase.lr:.6g}",
-        f"{phase.momentum:.6g}",
-        f"{phase.sgd_noise_scale:.5g}",
-        f"{phase.sgd_noise_scale_exact:.5g}",
-        f"{phase.updates:,}",
-        f"{phase.momentum_epochs:.3g}",
-        "" if phase.limited_by == "schedule" else phase.limited_by,
-    ]
+def _span(first: int, last: int) -> str:
+    return f"{first}" if first == last else f"{first}-{last}"

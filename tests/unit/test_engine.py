@@ -1,0 +1,126 @@
+"""The parts of the loop, each alone, on real digits."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.collective.local import LocalCollective
+from trainer.engine.checkpoint import save_weights
+from trainer.engine.clock import Clock
+from trainer.engine.errors import TrainingError
+from trainer.engine.evaluate import evaluate
+from trainer.engine.optimizer import build_sgd, set_lr_and_momentum
+from trainer.engine.update import run_update
+from trainer.models import build_model
+from trainer.rule import BatchPlan, Limits, Reference, Schedule, decide
+
+pytestmark = pytest.mark.unit
+
+CPU = torch.device("cpu")
+
+
+def batch(samples, seed=0, classes=10):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(samples, 3, 8, 8, generator=generator)
+    return images, torch.randint(0, classes, (samples,), generator=generator)
+
+
+def model_and_optimizer(lr=0.1):
+    torch.manual_seed(0)
+    model = build_model("small-convnet", 10, ghost_batch=4)
+    return model, build_sgd(model, lr, 0.9, nesterov=False, weight_decay=0.0, decay_norms_and_biases=False)
+
+
+def test_an_update_is_one_step_of_plain_sgd_on_the_mean_loss():
+    model, optimizer = model_and_optimizer()
+    plain = copy.deepcopy(model)
+    images, labels = batch(4)
+    loss = nn.functional.cross_entropy(plain(images), labels)
+    loss.backward()
+    share = run_update(model, optimizer, LocalCollective(), iter([(images, labels)]), BatchPlan(4, 1, 1))
+    assert share == pytest.approx(loss.item(), rel=1e-6)  # float32
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad)  # the first step of momentum SGD
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_steps():
+    model, optimizer = model_and_optimizer()
+    before = copy.deepcopy(model.state_dict())
+    images, labels = batch(4)
+    images[1, 0, 0, 0] = float("nan")
+    with pytest.raises(TrainingError, match="the gradient is not finite"):
+        run_update(model, optimizer, LocalCollective(), iter([(images, labels)]), BatchPlan(4, 1, 1))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
+def test_weight_decay_leaves_norms_and_biases_alone_unless_asked():
+    model, _ = model_and_optimizer()
+    groups = build_sgd(model, 0.1, 0.9, False, 5e-4, decay_norms_and_biases=False).param_groups
+    assert {(parameter.ndim > 1, group["weight_decay"]) for group in groups for parameter in group["params"]} == {
+        (True, 5e-4),
+        (False, 0.0),
+    }
+    (group,) = build_sgd(model, 0.1, 0.9, False, 5e-4, decay_norms_and_biases=True).param_groups
+    assert group["weight_decay"] == 5e-4
+    assert len(group["params"]) == len(list(model.parameters()))
+
+
+def test_a_decision_reaches_every_parameter_group():
+    model, optimizer = model_and_optimizer()
+    decision = decide(Schedule(Reference(0.3, 16, 0.8), Limits(16), 1000, 2), 0, 1)
+    set_lr_and_momentum(optimizer, decision, warmup_factor=0.5)
+    assert [(group["lr"], group["momentum"]) for group in optimizer.param_groups] == [(0.15, 0.8)] * 2
+
+
+def test_evaluation_counts_every_image_once_however_it_is_cut():
+    model, _ = model_and_optimizer()
+    images, labels = batch(50)
+    whole = evaluate(model, [(images, labels)], LocalCollective(), CPU)
+    parts = evaluate(model, zip(images.split(7), labels.split(7), strict=True), LocalCollective(), CPU)
+    assert (parts.images, parts.top1, parts.top5) == (whole.images, whole.top1, whole.top5) == (50, *parts_of(whole))
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)  # float32
+    with torch.inference_mode():
+        guesses = model.eval()(images).argsort(descending=True)
+    assert whole.top1 == (guesses[:, 0] == labels).sum().item() / 50
+    assert whole.top5 == (guesses[:, :5] == labels[:, None]).any(1).sum().item() / 50
+
+
+def parts_of(evaluation):
+    return evaluation.top1, evaluation.top5
+
+
+def test_top5_of_fewer_than_five_classes_is_everything():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 3))
+    assert evaluate(model, [batch(20, classes=3)], LocalCollective(), CPU).top5 == 1.0
+
+
+def test_the_clock_counts_waiting_apart():
+    clock = Clock()
+    with clock.measure("train"):
+        assert list(clock.waiting(iter([1, 2]))) == [1, 2]
+    assert 0 < clock.seconds["data_wait"] <= clock.seconds["train"] <= clock.elapsed()
+
+
+def test_weights_are_replaced_whole_or_not_at_all(tmp_path):
+    model, _ = model_and_optimizer()
+    path = tmp_path / "weights.pt"
+    save_weights(model, path)
+    old = path.read_bytes()
+    with pytest.raises(AttributeError):
+        save_weights(BrokenModule(), path)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+    state = torch.load(path, weights_only=True)
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
+class BrokenModule(nn.Module):
+    """Its state cannot be saved."""
+
+    def state_dict(self):
+        return {"weight": None}
