@@ -26,7 +26,7 @@ demo: setup  ## train three schedules on two workers, then compare them (three m
 dashboard: setup  ## the MLflow page of the runs, on this machine only: make dashboard PORT=5000
 	@test -f runs/mlflow.db || { echo "no runs yet: make demo"; exit 1; }
 	@echo "http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"
-	@$(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port $(PORT)
+	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port $(PORT)
 
 test: setup lint  ## everything that CI checks: lint, then unit, numerics and integration tests
 	$(BIN)/python -m pytest -m unit

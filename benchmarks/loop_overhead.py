@@ -15,7 +15,7 @@ import time
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from dali_pipelines.sample_order import Shard, evaluation_range, micro_batch_starts, sample_ids
 from trainer.collective.local import LocalCollective

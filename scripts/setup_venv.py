@@ -70,15 +70,23 @@ def run(*command: str | Path) -> None:
         raise SetupError(f"exit status {status} of: {' '.join(map(str, command))}")
 
 
+def fits(venv: Path) -> bool:
+    """Whether this version of Python made the environment, and made it here: its scripts name their Python in full."""
+    version = re.search(r"^version\w* = (\d+\.\d+\.\d+)", (venv / "pyvenv.cfg").read_text(), re.MULTILINE)
+    script = venv / "bin" / "pip"
+    here = script.exists() and str(venv.resolve()) in script.read_text(encoding="utf-8")[:500]
+    return here and version is not None and version[1] == platform.python_version()
+
+
 def make_venv(venv: Path) -> Path:
-    """Make the virtual environment, anew if another Python made it. Returns its Python."""
-    config = venv / "pyvenv.cfg"
-    if venv.exists() and not config.exists() and any(venv.iterdir()):
-        raise SetupError(f"{venv} exists and is no virtual environment: move it away, or name another with --venv")
-    made_by = re.search(r"^version\w* = (\S+)$", config.read_text(), re.MULTILINE) if config.exists() else None
-    if made_by and not platform.python_version().startswith(".".join(made_by[1].split(".")[:3])):
-        shutil.rmtree(venv)
-    run(sys.executable, "-m", "venv", venv)
+    """Make the virtual environment, anew if the one there does not fit. Returns its Python."""
+    python = Path(sys.executable).resolve()  # what runs this may be the very environment that has to go
+    if venv.exists() and any(venv.iterdir()):
+        if not (venv / "pyvenv.cfg").exists():
+            raise SetupError(f"{venv} exists and is no virtual environment: move it away, or name another with --venv")
+        if not fits(venv):
+            shutil.rmtree(venv)
+    run(python, "-m", "venv", venv)
     return venv / "bin" / "python"
 
 

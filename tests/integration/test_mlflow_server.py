@@ -156,7 +156,9 @@ def test_a_server_that_takes_calls_and_never_answers_holds_nobody_up(tmp_path: P
         uri = f"http://user:secret@127.0.0.1:{listener.getsockname()[1]}"
         warnings: list[str] = []
         journal = Journal(tmp_path / "run" / "journal.jsonl")
-        trackers = Trackers([journal, MlflowTracker(journal.path, uri, warnings.append, close_timeout_s=2)])
+        trackers = Trackers(
+            [journal, MlflowTracker(journal.path, uri, warnings.append, start_timeout_s=2, close_timeout_s=2)]
+        )
         trackers.start(start_of("hung"))
         before = time.monotonic()
         trackers.log(1, {"val/top1": 0.1})

@@ -71,7 +71,7 @@ def test_weight_decay_leaves_norms_and_biases_alone_unless_asked():
 
 
 def test_a_decision_reaches_every_parameter_group():
-    model, optimizer = model_and_optimizer()
+    _model, optimizer = model_and_optimizer()
     decision = decide(Schedule(Reference(0.3, 16, 0.8), Limits(16), 1000, 2), 0, 1)
     set_lr_and_momentum(optimizer, decision, warmup_factor=0.5)
     assert [(group["lr"], group["momentum"]) for group in optimizer.param_groups] == [(0.15, 0.8)] * 2

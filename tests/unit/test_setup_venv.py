@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from pathlib import Path
 
 import pytest
 
 import setup_venv
-from setup_venv import SetupError, constraints_text, make_venv, require_python, wanted_stamp
+from setup_venv import SetupError, constraints_text, fits, make_venv, require_python, wanted_stamp
 
 pytestmark = pytest.mark.unit
 
@@ -43,6 +44,21 @@ def test_a_folder_of_something_else_is_never_taken_for_the_environment(tmp_path)
     with pytest.raises(SetupError, match="is no virtual environment"):
         make_venv(tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def environment(folder: Path, made_at: Path, version: str) -> Path:
+    """As much of a virtual environment as tells where, and by which Python, it was made."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "pyvenv.cfg").write_text(f"home = /usr/bin\nversion = {version}\n")
+    (folder / "bin" / "pip").write_text(f"#!{made_at}/bin/python3\nimport pip\n")
+    return folder
+
+
+def test_an_environment_fits_where_it_was_made_and_with_the_python_that_made_it(tmp_path):
+    venv, version = tmp_path / "venv", platform.python_version()
+    assert fits(environment(venv, made_at=venv, version=version))
+    assert not fits(environment(tmp_path / "moved", made_at=venv, version=version))
+    assert not fits(environment(tmp_path / "older", made_at=tmp_path / "older", version="3.9.2"))
 
 
 def test_the_environment_is_made_again_when_what_it_was_made_from_changes(monkeypatch, tmp_path):

@@ -196,7 +196,7 @@ def _bars(
         saved = f"  ({signed_percent(change(cost, whole[0]))})" if row and whole[0] is not None else ""
         _words(axes, f"{text(cost)}{saved}", (cost.mean / per_unit, row), (4, 0), va="center")
     longest = max((cost.mean / per_unit for cost in whole if cost is not None), default=0)
-    axes.set_xlim(0, 1.45 * longest or 1)
+    axes.set_xlim(0, 1.55 * longest or 1)
     number_axis(axes)
     axes.grid(visible=False)  # the numbers stand beside the bars
 

@@ -27,7 +27,7 @@ h2 { font-size: 18px; margin: 44px 0 10px; padding-top: 14px; border-top: 1px so
 h3 { font-size: 15px; margin: 22px 0 6px; }
 p.when, figcaption, .note { color: var(--soft); font-size: 13px; }
 p.when { margin: 0 0 22px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 360px)); gap: 14px; margin: 0 0 18px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 340px)); gap: 14px; margin: 0 0 18px; }
 .card { border: 1px solid var(--line); border-radius: 8px; padding: 14px 16px; }
 .card b { display: block; margin-bottom: 6px; overflow-wrap: anywhere; }
 .card b i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 7px;

@@ -55,7 +55,8 @@ def open_client(uri: str) -> MlflowClient:
             "`trainer sync` sends a journal later"
         ) from error
     for name, value in _SETTINGS.items():
-        getattr(environment_variables, name).default = value
+        if hasattr(environment_variables, name):  # the first MLflow 3 had no usage statistics
+            getattr(environment_variables, name).default = value
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     return mlflow.MlflowClient(tracking_uri=uri)
 

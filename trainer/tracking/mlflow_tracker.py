@@ -24,19 +24,28 @@ _LONGEST_RETRY_S = 120.0
 class MlflowTracker:
     """Sends the journal at journal_path to the MLflow store at uri, in the background.
 
-    Never raises and never waits, apart from `close`, which gives the last records close_timeout_s to arrive. `warn` is
+    Never raises, and never waits while the run goes on. `start` waits for the first answer, at most start_timeout_s:
+    importing MLflow and making a store take seconds of the interpreter's time, which the first epoch would pay for.
+    `close` gives the last records close_timeout_s to arrive. `warn` is
     called with one line when the store cannot be used, once, from another thread; and at the end if some are unsent.
     """
 
     def __init__(
-        self, journal_path: Path, uri: str, warn: Callable[[str], None], close_timeout_s: float = 30.0
+        self,
+        journal_path: Path,
+        uri: str,
+        warn: Callable[[str], None],
+        start_timeout_s: float = 20.0,
+        close_timeout_s: float = 30.0,
     ) -> None:
         self._journal_path = journal_path
         self._uri = uri
         self._warn = warn
+        self._start_timeout_s = start_timeout_s
         self._close_timeout_s = close_timeout_s
         self._sent_records = 0
         self._has_warned = False
+        self._has_answered = threading.Event()
         self._news = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._send_until_closed, name="mlflow-tracker", daemon=True)
@@ -44,6 +53,7 @@ class MlflowTracker:
     def start(self, run: RunStart) -> None:
         self._news.set()
         self._thread.start()
+        self._has_answered.wait(self._start_timeout_s)
 
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self._news.set()
@@ -86,6 +96,7 @@ class MlflowTracker:
                 self._warn_once(error)
                 pause_s, retry_s = retry_s, min(2 * retry_s, _LONGEST_RETRY_S)
                 self._news.set()  # it is still to be sent
+            self._has_answered.set()
             if is_last:
                 return
             self._closing.wait(pause_s)
