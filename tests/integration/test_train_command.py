@@ -84,8 +84,7 @@ def test_a_run_repeats_itself_to_the_bit(tmp_path, launcher):
     workers = 1 if launcher == "alone" else 2
     states = []
     for name in ("first", "second"):
-        finished, log = train(tmp_path / name, "schedule.epochs=2", "schedule.curve.drops.1.epoch=20",
-                              launcher=launcher, workers=workers)  # fmt: skip
+        finished, log = train(tmp_path / name, launcher=launcher, workers=workers)
         assert finished.returncode == 0, finished.stderr
         states.append((weights(tmp_path / name), curve(log, "train/loss"), curve(log, "val/loss")))
     first, second = states
@@ -136,9 +135,8 @@ def test_a_run_that_is_stopped_is_marked_killed(tmp_path, stop):
 
 def test_the_variable_names_the_run_where_the_command_line_does_not(tmp_path):
     config = tmp_path / "mine.yaml"
-    printed = run_trainer("train", "digits-hybrid", "--print-config", *SHORT, "name=mine", f"output={tmp_path}",
-                          "tracking.mlflow=off", "schedule.epochs=1", "schedule.curve.drops.0.epoch=10",
-                          "schedule.curve.drops.1.epoch=20")  # fmt: skip
+    settings = ["name=mine", f"output={tmp_path}", "tracking.mlflow=off", *SHORT]
+    printed = run_trainer("train", "digits-hybrid", "--print-config", *settings)
     config.write_text(printed.stdout)
     finished = run_trainer(env={"TRAINER_CONFIG": str(config)}, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr

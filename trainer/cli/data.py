@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from trainer.cli.exit_codes import FAILED
 from trainer.environment import cache_folder
 
 if TYPE_CHECKING:
     from dali_pipelines.dataset_index import DatasetIndex
-
-_FOUND = 1  # exit code when check finds files that cannot be decoded
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -64,7 +63,7 @@ def run_check(args: argparse.Namespace) -> int:
         print(_summary(index))
     verdict = f"{faults:,} cannot be decoded" if faults else "all of them can be decoded"
     print(f"checked {checked:,} images in {time.monotonic() - started:.1f} s: {verdict}")
-    return _FOUND if faults else 0
+    return FAILED if faults else 0
 
 
 def _indexes(args: argparse.Namespace, rebuild: bool) -> list[DatasetIndex]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from trainer.cli.exit_codes import FAILED
 from trainer.doctor.finding import Finding, can_train
 
 _SIGNS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "missing": "[red]missing[/]"}
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         print()
     else:
         print_findings(findings)
-    return 0 if can_train(findings) else 1
+    return 0 if can_train(findings) else FAILED
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from trainer import __version__
 from trainer.cli import compare, data, doctor, plan, sync, train
+from trainer.cli.exit_codes import INTERRUPTED, USER_ERROR
 from trainer.cli.user_errors import is_users
-
-USER_ERROR = 2
 
 _DESCRIPTION = """Large-batch training of image classifiers, scheduled by the noise scale of SGD.
 Without a command it trains: what TRAINER_CONFIG names, else ./trainer.yaml, else handwritten digits."""
@@ -28,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except ValueError as error:
         if not is_users(error):
             raise

@@ -7,10 +7,12 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from trainer.cli.config_arguments import add_config_arguments, load_from_arguments
+from trainer.cli.exit_codes import FAILED, INTERRUPTED, USER_ERROR
 from trainer.config import ConfigError, TrainConfig, to_yaml
 from trainer.environment import Launch, detect_launch
 
@@ -20,10 +22,6 @@ if TYPE_CHECKING:
     from trainer.cli.record import Record
     from trainer.collective.collective import Collective
     from trainer.engine.train import Job
-
-FAILED = 1
-USER_ERROR = 2
-INTERRUPTED = 130
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -100,7 +98,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
         autocast_to=compose.autocast_type(config),
         weights_path=record.weights_path,
     )
-    with contextlib.closing(parts.pipeline), _sigterm_interrupts():
+    with contextlib.closing(parts.pipeline):
         return _run_to_the_end(job, record, console)
 
 
@@ -112,7 +110,8 @@ def _run_to_the_end(job: Job, record: Record, console: Console) -> int:
 
     status, error, figures = "FAILED", None, dict[str, float]()
     try:
-        state, clock = train(job)
+        with _on_sigterm(_interrupt):
+            state, clock = train(job)
         status, figures = "FINISHED", summary(state, clock, job.target_top1)
         return 0
     except KeyboardInterrupt:
@@ -129,7 +128,9 @@ def _run_to_the_end(job: Job, record: Record, console: Console) -> int:
         return FAILED
     finally:
         record.progress.close()
-        record.tracker.close(status, figures, error)
+        # Whoever ends the job has been heard; the record is closed in bounded time. A second Ctrl-C cuts that short.
+        with _on_sigterm(signal.SIG_IGN), contextlib.suppress(KeyboardInterrupt):
+            record.tracker.close(status, figures, error)
         if error is None:
             console.print(closing_line(figures, record))
         elif job.collective.rank == 0:
@@ -148,14 +149,14 @@ def _check_same_configuration(collective: Collective, config: TrainConfig) -> No
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Launchers and schedulers end a job with SIGTERM: it ends as Ctrl-C does, with the record closed."""
-
-    def interrupt(signal_number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
+def _on_sigterm(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    previous = signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    """Launchers and schedulers end a job with SIGTERM: it ends as Ctrl-C does, with the record closed."""
+    raise KeyboardInterrupt

@@ -49,8 +49,8 @@ def dali_facts() -> Facts:
 
 
 def mlflow_facts() -> Facts:
-    """Version."""
-    return {"version": import_module("mlflow").__version__}
+    """Version, as installed: importing MLflow would start its usage telemetry."""
+    return {"version": metadata.version("mlflow")}
 
 
 def _failure(attempt: Callable[[], None]) -> str:

@@ -1,0 +1,5 @@
+"""What `trainer` tells the shell, beside 0 for done."""
+
+FAILED = 1  # the run went badly, or the check found something
+USER_ERROR = 2  # something given was wrong; nothing was begun
+INTERRUPTED = 130  # Ctrl-C or SIGTERM, as shells count it
