@@ -42,7 +42,7 @@ class Stopwatch:
         self._border = "start" if self._batch == 0 else "same" if batch == self._batch else "change"
         self._batch, self._is_first, self._last = batch, True, time.perf_counter()
 
-    def update_done(self, samples: int, loss: Tensor) -> None:
+    def update_done(self, samples: int, loss: Tensor, lr: float) -> None:
         now = time.perf_counter()
         if self._is_first:
             self.first[self._border, samples].append(now - self._last)

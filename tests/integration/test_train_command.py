@@ -200,3 +200,14 @@ def test_an_unreachable_mlflow_server_costs_a_warning_and_nothing_else(tmp_path)
     assert log.status == FINISHED
     assert "training goes on, the journal keeps everything" in finished.stdout
     assert "trainer sync" in finished.stdout
+
+
+def test_the_learning_rate_and_the_noise_of_a_warm_up_are_logged_as_they_were(tmp_path):
+    finished, log = train(tmp_path, "schedule.warmup.epochs=2", "schedule.warmup.start_factor=0.5",
+                          "schedule.curve.shape=constant", "schedule.curve.drops=[]")  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    # the last of 90 updates an epoch starts after 89/90 and 1 + 89/90 of the two epochs' line from 0.5 to 1
+    lrs = [0.02 * (0.5 + 0.5 * 89 / 180), 0.02 * (0.5 + 0.5 * 179 / 180), 0.02]
+    assert curve(log, "optim/lr") == pytest.approx(lrs)
+    # g = lr/(1-m) N/B = 10 x 90 x lr
+    assert curve(log, "noise/sgd") == pytest.approx([900 * lr for lr in lrs])

@@ -43,7 +43,7 @@ class Progress(Protocol):
     """What a person sees while an epoch runs."""
 
     def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None: ...
-    def update_done(self, samples: int, loss: Tensor) -> None: ...
+    def update_done(self, samples: int, loss: Tensor, lr: float) -> None: ...
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
 
 
@@ -89,7 +89,8 @@ def train(job: Job) -> tuple[RunState, Clock]:
             evaluation = evaluate(job.model, batches, job.collective, job.device, job.autocast_to)
         with clock.measure("record"):
             state = _note(job, state, evaluation, clock)
-            metrics = _metrics(decision, train_loss, speed, evaluation, state, clock)
+            lr = job.optimizer.param_groups[0]["lr"]  # that of the last update: warm-up included
+            metrics = _metrics(decision, lr, train_loss, speed, evaluation, state, clock)
             job.tracker.log(epoch + 1, metrics)
             job.progress.epoch_done(epoch + 1, metrics)
             if job.weights_path is not None:
@@ -130,7 +131,7 @@ def _train_epoch(
             ) from None
         loss_sum += loss
         state = replace(state, samples_seen=state.samples_seen + plan.global_batch, updates=state.updates + 1)
-        job.progress.update_done(plan.global_batch, loss)
+        job.progress.update_done(plan.global_batch, loss, decision.lr * factor)
     return state, float(collective.all_reduce(loss_sum)) / updates
 
 
@@ -144,7 +145,13 @@ def _note(job: Job, state: RunState, evaluation: Evaluation, clock: Clock) -> Ru
 
 
 def _metrics(
-    decision: EpochDecision, train_loss: float, speed: float, evaluation: Evaluation, state: RunState, clock: Clock
+    decision: EpochDecision,
+    lr: float,
+    train_loss: float,
+    speed: float,
+    evaluation: Evaluation,
+    state: RunState,
+    clock: Clock,
 ) -> dict[str, float]:
     plan = decision.plan
     return {
@@ -152,12 +159,12 @@ def _metrics(
         "val/loss": evaluation.loss,
         "val/top1": evaluation.top1,
         "val/top5": evaluation.top5,
-        "optim/lr": decision.lr,
+        "optim/lr": lr,
         "optim/momentum": decision.momentum,
         "batch/global": plan.global_batch,
         "batch/micro": plan.micro_batch,
         "batch/accumulation_steps": plan.accumulation_steps,
-        "noise/sgd": decision.sgd_noise_scale,
+        "noise/sgd": decision.sgd_noise_scale * lr / decision.lr,
         "speed/images_per_s": speed,
         **{f"time/{category}_s": seconds for category, seconds in clock.seconds.items()},
         "samples_seen": state.samples_seen,

@@ -18,7 +18,7 @@ class RunProgress(Protocol):
     """Told by the loop; samples are counted over all workers."""
 
     def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None: ...
-    def update_done(self, samples: int, loss: SupportsFloat) -> None: ...
+    def update_done(self, samples: int, loss: SupportsFloat, lr: float) -> None: ...
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
     def close(self) -> None: ...
 
@@ -29,7 +29,7 @@ class SilentProgress:
     def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
         return None
 
-    def update_done(self, samples: int, loss: SupportsFloat) -> None:
+    def update_done(self, samples: int, loss: SupportsFloat, lr: float) -> None:
         return None
 
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -48,7 +48,7 @@ class LineProgress:
     def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
         return None
 
-    def update_done(self, samples: int, loss: SupportsFloat) -> None:
+    def update_done(self, samples: int, loss: SupportsFloat, lr: float) -> None:
         return None
 
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -90,13 +90,13 @@ class BarProgress:
         self._shown_at, self._samples_since = time.monotonic(), 0
         self._world_size = decision.plan.world_size
 
-    def update_done(self, samples: int, loss: SupportsFloat) -> None:
+    def update_done(self, samples: int, loss: SupportsFloat, lr: float) -> None:
         self._bar.advance(self._task, samples)
         self._samples_since += samples
         passed = time.monotonic() - self._shown_at
         if passed >= _REFRESH_S:
             speed, own_loss = self._samples_since / passed, float(loss) * self._world_size
-            self._bar.update(self._task, loss=f"{own_loss:.4f}", speed=f"{speed:,.0f}")
+            self._bar.update(self._task, loss=f"{own_loss:.4f}", speed=f"{speed:,.0f}", lr=f"{lr:.4g}")
             self._shown_at, self._samples_since = time.monotonic(), 0
 
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
