@@ -81,6 +81,7 @@ class ImageArrayPipeline:
         self._train_labels = torch.from_numpy(train.labels).to(device)
         self._validation_images = torch.from_numpy(validation.images).to(device)
         self._validation_labels = torch.from_numpy(validation.labels).to(device)
+        self.image_size = image_size
         self._window = torch.arange(image_size, device=device)
         self._mean = 255 * torch.tensor(mean, device=device).view(3, 1, 1)
         self._scale = 1 / (255 * torch.tensor(std, device=device).view(3, 1, 1))

@@ -49,7 +49,7 @@ class ImageFilePipeline:
         self.class_names = train.class_names
         self._train, self._validation = train, validation
         self._seed = seed
-        self._image_size = image_size
+        self.image_size = image_size
         self._augmentation = augmentation
         self._max_micro_batch = max_micro_batch
         self._device = placement.device
@@ -95,7 +95,7 @@ class ImageFilePipeline:
         return _request(self._train, draws.ids, windows, mirror)
 
     def _centre_request(self, index: DatasetIndex, ids: NDArray[np.int64], mirror: NDArray[np.bool_]) -> Request:
-        return _request(index, ids, centre_crops(index.sizes[ids], self._image_size), mirror)
+        return _request(index, ids, centre_crops(index.sizes[ids], self.image_size), mirror)
 
     def _labelled(
         self, index: DatasetIndex, queue: DecodingQueue, requests: Iterator[Request]

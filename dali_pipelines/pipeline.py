@@ -41,6 +41,7 @@ class InputPipeline(Protocol):
     train_size: int
     validation_size: int
     class_names: tuple[str, ...]
+    image_size: int
 
     def batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The shard's micro-batches in order: images (micro_batch, 3, S, S) float32, normalised, and labels

@@ -71,6 +71,11 @@ def detect_launch(environ: Mapping[str, str] | None = None) -> Launch:
             local_size=_integer({local_size: env.get(local_size, "1").split("(")[0].split(",")[0]}, local_size),
             rendezvous=_rendezvous(launcher, env),
         )
+        if launcher == "torchrun" and "MASTER_ADDR" not in env:
+            raise LaunchError(
+                f"{rank} and {world_size} are set and MASTER_ADDR is not: start the workers with torchrun, or set the "
+                f"host of rank 0"
+            )
         if not 0 <= launch.rank < launch.world_size:
             raise LaunchError(
                 f"{rank}={launch.rank} with {world_size}={launch.world_size}: the rank must be below the world size; "

@@ -11,14 +11,16 @@ import time
 import pytest
 import torch
 
-from tests.launching import DISTRIBUTED_LAUNCHERS, REPOSITORY, run_trainer, worker_environment
+from dali_pipelines.digits import digits_folder
+from dali_pipelines.pipeline import open_dataset
+from tests.launching import DISTRIBUTED_LAUNCHERS, REPOSITORY, run_trainer, run_workers, worker_environment
 from trainer.tracking import FINISHED, KILLED, journals_in, read_journal
 
 pytestmark = pytest.mark.integration
 
-# Three epochs, one in each phase, at an lr low enough for rounding errors to stay small.
+# Three epochs, one in each phase, at an lr so low that rounding errors stay small.
 SHORT = [
-    "schedule.reference.lr=0.02",
+    "schedule.reference.lr=0.002",
     "schedule.epochs=3",
     "schedule.curve.drops.0.epoch=1",
     "schedule.curve.drops.1.epoch=2",
@@ -57,9 +59,9 @@ def test_a_run_alone_follows_the_plan_and_learns(one_worker):
     assert curve(log, "batch/global") == [16, 48, 144]
     assert curve(log, "updates") == [90, 120, 130]
     assert curve(log, "samples_seen") == [1440, 2880, 4320]
-    assert curve(log, "optim/lr") == [0.02, 0.02, 0.02]
+    assert curve(log, "optim/lr") == [0.002, 0.002, 0.002]
     assert curve(log, "val/loss")[-1] < curve(log, "val/loss")[0]
-    assert curve(log, "val/top1")[-1] > 0.5  # ten classes: chance is 0.1
+    assert curve(log, "val/top1")[-1] > 0.3  # ten classes: chance is 0.1
     assert [event.fields["limited_by"] for event in log.events if event.kind == "decision"] == ["schedule"] * 3
     plan = json.loads(log.run.artifacts["plan.json"])
     assert plan["total_updates"] == log.close.summary["updates"] == 130
@@ -75,7 +77,10 @@ def test_two_workers_follow_the_curve_of_one(tmp_path, one_worker, launcher):
     for metric in ("batch/global", "optim/lr", "updates", "samples_seen", "noise/sgd"):
         assert curve(log, metric) == curve(log_of_one, metric), metric
     # float32 gradients summed in another order: differences of 1e-7 grow over 130 updates
-    assert curve(log, "train/loss") == pytest.approx(curve(log_of_one, "train/loss"), rel=1e-2)
+    for metric in ("train/loss", "val/loss"):
+        assert curve(log, metric) == pytest.approx(curve(log_of_one, metric), rel=1e-3), metric
+    for metric in ("val/top1", "val/top5"):  # of 357 images, a few lie on the border of two guesses
+        assert curve(log, metric) == pytest.approx(curve(log_of_one, metric), abs=5 / 357), metric
     assert weights(tmp_path).keys() == weights_of_one.keys()
 
 
@@ -105,10 +110,12 @@ def test_only_rank_0_speaks(tmp_path):
 def test_divergence_stops_the_run_before_the_update_and_marks_it_failed(tmp_path):
     finished, log = train(tmp_path, "schedule.reference.lr=1.0e+30", launcher="torchrun", workers=2)
     assert finished.returncode == 1
-    assert finished.stderr.count("trainer: the gradient is not finite in epoch 0, update 1, at lr 1e+30") == 1
+    assert (
+        finished.stderr.count("trainer: the loss or its gradient is not finite in epoch 0, update 1, at lr 1e+30") == 1
+    )
     assert "lower schedule.reference.lr" in finished.stderr
     assert log.status == "FAILED"
-    assert "gradient is not finite" in log.error
+    assert "gradient is not finite in epoch 0" in log.error
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
@@ -150,7 +157,10 @@ def test_the_variable_names_the_run_where_the_command_line_does_not(tmp_path):
         (["train", "folder", "data.path=/nowhere"], "/nowhere: there is no such folder"),
         (["train", "digits-hybrid", "target_top1=76"], "target_top1: 76: should be less than or equal to 1"),
         (["train", "digits-hybrid", "model.name=resnet"], "is no known network"),
-        (["train", "digits-hybrid", "data.train_size=7"], "data.train_size is 7, and the training set has 1440 images"),
+        (
+            ["train", "digits-hybrid", "data.train_size=2000"],
+            "data.train_size is 2000, and the training set has 1440 images",
+        ),
         (["train", "digits-hybrid", "device=cuda"], "set device=cpu"),
         (["train", "digits-hybrid", "tracking.mlflow=ftp://x"], "is none that MLflow can use"),
         (["plan", "digits-hybrid", "--workers", "500"], "500 workers cannot share a global batch of 16 samples"),
@@ -207,7 +217,68 @@ def test_the_learning_rate_and_the_noise_of_a_warm_up_are_logged_as_they_were(tm
                           "schedule.curve.shape=constant", "schedule.curve.drops=[]")  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     # the last of 90 updates an epoch starts after 89/90 and 1 + 89/90 of the two epochs' line from 0.5 to 1
-    lrs = [0.02 * (0.5 + 0.5 * 89 / 180), 0.02 * (0.5 + 0.5 * 179 / 180), 0.02]
+    lrs = [0.002 * (0.5 + 0.5 * 89 / 180), 0.002 * (0.5 + 0.5 * 179 / 180), 0.002]
     assert curve(log, "optim/lr") == pytest.approx(lrs)
     # g = lr/(1-m) N/B = 10 x 90 x lr
     assert curve(log, "noise/sgd") == pytest.approx([900 * lr for lr in lrs])
+
+
+@pytest.fixture(scope="module")
+def broken_photos(tmp_path_factory):
+    """Digits of which one was damaged after they were indexed."""
+    folder = digits_folder(tmp_path_factory.mktemp("digits"))
+    open_dataset("folder", folder)
+    broken = sorted((folder / "train" / "3").iterdir())[5]
+    broken.write_bytes(broken.read_bytes()[:45])
+    return folder, broken.name
+
+
+@pytest.mark.parametrize("launcher", ["alone", *DISTRIBUTED_LAUNCHERS])
+def test_an_image_that_cannot_be_decoded_stops_all_workers_and_is_named_once(tmp_path, broken_photos, launcher):
+    folder, name = broken_photos
+    finished, log = train(
+        tmp_path,
+        "data.format=folder",
+        f"data.path={folder}",
+        launcher=launcher,
+        workers=1 if launcher == "alone" else 2,
+    )
+    output = finished.stdout + finished.stderr
+    assert finished.returncode == (2 if launcher == "alone" else 1)  # launchers have an exit code of their own
+    assert sum("trainer: " in line and name in line for line in output.splitlines()) == 1
+    assert "another worker has ended" not in output
+    assert log.status == "FAILED"
+    assert name in log.error
+
+
+@pytest.mark.parametrize("launcher", DISTRIBUTED_LAUNCHERS)
+def test_a_worker_that_is_killed_ends_the_others(tmp_path, launcher):
+    suicide = tmp_path / "worker.py"
+    suicide.write_text(
+        "import os, sys, threading\n"
+        "from trainer.cli.main import main\n"
+        "rank = os.environ.get('HOROVOD_RANK', os.environ.get('RANK'))\n"
+        "if rank == '1': threading.Timer(12, os.kill, (os.getpid(), 9)).start()\n"
+        "raise SystemExit(main(sys.argv[1:]))\n"
+    )
+    arguments = ["train", "digits-decay-lr", "schedule.epochs=500", f"output={tmp_path}", "tracking.mlflow=off"]
+    finished = run_workers(launcher, 2, [str(suicide), *arguments], timeout_s=90)
+    assert finished.returncode != 0
+    (journal,) = journals_in(tmp_path)
+    log = read_journal(journal)
+    assert log.status in (KILLED, "FAILED")
+    assert "another worker has ended" in log.error
+
+
+def test_workers_with_different_settings_do_not_start(tmp_path):
+    differing = tmp_path / "worker.py"
+    differing.write_text(
+        "import os, sys\n"
+        "from trainer.cli.main import main\n"
+        "raise SystemExit(main([*sys.argv[1:], 'seed=' + os.environ['RANK']]))\n"
+    )
+    arguments = [str(differing), "train", "digits-hybrid", f"output={tmp_path}"]
+    finished = run_workers("torchrun", 2, arguments)
+    assert finished.returncode != 0
+    assert finished.stderr.count("trainer: rank 1 has another configuration than rank 0") == 1
+    assert not list(tmp_path.glob("*/journal.jsonl"))

@@ -65,6 +65,7 @@ def test_parameters_are_flattened_to_dotted_keys():
         ("schedule.epoch=3", r"schedule\.epoch: unknown key \(did you mean 'epochs'\?\)"),
         ("schedule.reference.momentm=0.9", r"unknown key \(did you mean 'momentum'\?\)"),
         ("schedule.curve.drops.0.epoc=3", r"schedule\.curve\.drops\.0\.epoc: unknown key \(did you mean 'epoch'\?\)"),
+        ("schedule.reference.zzz=1", r"unknown key \(known: lr, global_batch, momentum\)"),
         ("data.augmentation.flips=true", r"unknown key \(did you mean 'flip'\?\)"),
         ("schedule.reference.lr=1e-3", r"'1e-3' is text in YAML, not a number: write 1\.0e-3"),
         ("schedule.reference.lr=1e3", r"write 1\.0e\+3"),

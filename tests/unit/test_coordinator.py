@@ -133,6 +133,43 @@ def test_too_many_workers_for_a_batch_are_told_how_many_fit():
         decide(Schedule(Reference(0.1, 256), Limits(32), CIFAR, 1), 0, 500)
 
 
+def test_an_update_belongs_to_the_epoch_in_which_it_starts_or_to_none():
+    # 900 of 1,600 samples are taken in epoch 0; 700 are left, less than an update of epoch 0, so the run ends there,
+    # although the smaller batch of epoch 1 would fit
+    raised = NoiseCurve("steps", drops=(NoiseDrop(1, 0.5, "batch"),))
+    schedule = Schedule(Reference(0.1, 900), Limits(900, 1000), 1000, 1.6, raised)
+    assert [(decision.epoch, position, updates) for decision, position, updates in walk(schedule, 1)] == [(0, 0, 1)]
+
+
+def test_an_update_may_be_longer_than_what_is_left_of_its_epoch_and_the_next():
+    # 600 samples an update: they start at 0, 600, 1200, 1800 and 2400 of 3,000
+    schedule = Schedule(Reference(0.1, 600), Limits(600, 1000), 1000, 3)
+    assert [(decision.epoch, position, updates) for decision, position, updates in walk(schedule, 1)] == [
+        (0, 0, 2),
+        (1, 1200, 2),
+        (2, 2400, 1),
+    ]
+
+
+def test_a_run_shorter_than_an_update_is_refused():
+    with pytest.raises(PlanError, match=r"0\.01 epochs of 1440 samples are less than one update: give more epochs"):
+        plan_run(Schedule(Reference(0.1, 16), Limits(16), 1440, 0.01), 1)
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        NoiseCurve("polynomial", power=400),
+        NoiseCurve("steps", drops=(NoiseDrop(1, 1e200), NoiseDrop(2, 1e200))),
+        NoiseCurve("steps", drops=(NoiseDrop(1, 1e-200), NoiseDrop(2, 1e-200))),
+        NoiseCurve("steps", drops=(NoiseDrop(1, 1e-200, "lr"), NoiseDrop(2, 1e200, "momentum"))),
+    ],
+)
+def test_a_noise_scale_beyond_numbers_is_refused(curve):
+    with pytest.raises(PlanError, match="which no lr and batch can follow: change the curve"):
+        plan_run(Schedule(Reference(0.1, 16), Limits(16), 1440, 10, curve), 1)
+
+
 def test_a_decision_survives_its_journey_as_text():
     decision = decide(stepped("batch", "lr", "lr"), 61, 3)
     assert EpochDecision.from_json(decision.to_json()) == decision
@@ -143,7 +180,7 @@ def test_a_decision_survives_its_journey_as_text():
 levers = st.sampled_from(["batch", "lr", "momentum"])
 curves = st.one_of(
     st.builds(
-        NoiseCurve, st.sampled_from(["constant", "cosine", "linear", "polynomial"]), levers, power=st.floats(0.5, 4)
+        NoiseCurve, st.sampled_from(["constant", "cosine", "linear", "polynomial"]), levers, power=st.floats(0.5, 400)
     ),
     st.lists(
         st.tuples(st.integers(0, 9), st.floats(0.5, 20), levers), min_size=1, max_size=4, unique_by=lambda d: d[0]

@@ -8,11 +8,16 @@ import pytest
 import torch
 from torch import nn
 
+from dali_pipelines.errors import DataError
+from dali_pipelines.sample_order import evaluation_range
+from tests.fleet_in_threads import run_fleet
+from trainer.collective.agreement import WorkerError
 from trainer.collective.local import LocalCollective
 from trainer.engine.checkpoint import save_weights
 from trainer.engine.clock import Clock
 from trainer.engine.errors import TrainingError
 from trainer.engine.evaluate import evaluate
+from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.optimizer import build_sgd, set_lr_and_momentum
 from trainer.engine.update import run_update
 from trainer.models import build_model
@@ -52,7 +57,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_steps():
     before = copy.deepcopy(model.state_dict())
     images, labels = batch(4)
     images[1, 0, 0, 0] = float("nan")
-    with pytest.raises(TrainingError, match="the gradient is not finite"):
+    with pytest.raises(TrainingError, match="the loss or its gradient is not finite"):
         run_update(model, optimizer, LocalCollective(), iter([(images, labels)]), BatchPlan(4, 1, 1))
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]), name
@@ -80,8 +85,8 @@ def test_a_decision_reaches_every_parameter_group():
 def test_evaluation_counts_every_image_once_however_it_is_cut():
     model, _ = model_and_optimizer()
     images, labels = batch(50)
-    whole = evaluate(model, [(images, labels)], LocalCollective(), CPU)
-    parts = evaluate(model, zip(images.split(7), labels.split(7), strict=True), LocalCollective(), CPU)
+    whole = evaluate(model, whole_set(images, labels), LocalCollective(), CPU)
+    parts = evaluate(model, cut_set(images, labels, 7), LocalCollective(), CPU)
     assert (parts.images, parts.top1, parts.top5) == (whole.images, whole.top1, whole.top5) == (50, *parts_of(whole))
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)  # float32
     with torch.inference_mode():
@@ -94,9 +99,81 @@ def parts_of(evaluation):
     return evaluation.top1, evaluation.top5
 
 
+def whole_set(images, labels):
+    return cut_set(images, labels, len(labels))
+
+
+def cut_set(images, labels, samples):
+    return GuardedInput(lambda: zip(images.split(samples), labels.split(samples), strict=True))
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 60])  # more ranks than images: some have none
+def test_workers_add_up_to_one(ranks):
+    images, labels = batch(50)
+    model, _ = model_and_optimizer()
+    one = evaluate(model, whole_set(images, labels), LocalCollective(), CPU)
+
+    def evaluate_share(collective):
+        first, last = evaluation_range(collective.rank, ranks, 50)
+        share = zip(images[first:last].split(7), labels[first:last].split(7), strict=True)
+        return evaluate(copy.deepcopy(model), GuardedInput(lambda: share), collective, CPU)
+
+    for evaluation in run_fleet(ranks, evaluate_share):
+        assert (evaluation.images, evaluation.top1, evaluation.top5) == (50, one.top1, one.top5)
+        assert evaluation.loss == pytest.approx(one.loss, rel=1e-6)  # float32
+
+
+def test_an_infinite_loss_stops_although_its_gradient_is_finite():
+    class Overflow(nn.Module):
+        """Logits far apart: cross-entropy of the wrong one is infinite in float32, its slope is 1."""
+
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.tensor([[3e38, -3e38]]))
+
+        def forward(self, images):
+            return self.logits.expand(len(images), 2)
+
+    model = Overflow()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(TrainingError, match="not finite"):
+        run_update(model, optimizer, LocalCollective(), iter([(torch.zeros(1, 3, 8, 8), torch.tensor([1]))]),
+                   BatchPlan(1, 1, 1))  # fmt: skip
+
+
+def broken_batches():
+    yield torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
+    raise DataError("7.jpg: cannot be decoded")
+
+
+def test_input_that_fails_is_stood_in_for_by_nan_until_the_workers_meet():
+    guarded = GuardedInput(broken_batches)
+    batches = guarded.for_training(2, 8, CPU)
+    assert torch.isfinite(next(batches)[0]).all()
+    guarded.raise_failure()
+    images, labels = next(batches)
+    assert images.shape == (2, 3, 8, 8)
+    assert images.isnan().all()
+    assert labels.shape == (2,)
+    with pytest.raises(DataError, match=r"7\.jpg"):
+        guarded.raise_failure()
+
+
+def test_evaluation_input_that_fails_on_one_worker_stops_all():
+    def evaluate_share(collective):
+        model, _ = model_and_optimizer()
+        images, labels = batch(4)
+        open_batches = broken_batches if collective.rank == 1 else lambda: iter([(images, labels)])
+        with pytest.raises(WorkerError, match=r"^rank 1: 7\.jpg: cannot be decoded$"):
+            evaluate(model, GuardedInput(open_batches), collective, CPU)
+        return True
+
+    assert all(run_fleet(3, evaluate_share))
+
+
 def test_top5_of_fewer_than_five_classes_is_everything():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 3))
-    assert evaluate(model, [batch(20, classes=3)], LocalCollective(), CPU).top5 == 1.0
+    assert evaluate(model, whole_set(*batch(20, classes=3)), LocalCollective(), CPU).top5 == 1.0
 
 
 def test_the_clock_counts_waiting_apart():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.cli.fleet import FleetError, choose_collective
+from tests.launching import needs_horovod
+from trainer.cli.fleet import FleetError, _horovod_runs_under_mpi, choose_collective
 from trainer.environment import Launch, LaunchError, detect_launch, first_slurm_host
 
 pytestmark = pytest.mark.unit
@@ -63,6 +64,8 @@ def test_variables_that_contradict_each_other_are_refused():
         detect_launch(TORCHRUN | {"RANK": "9"})
     with pytest.raises(LaunchError, match="WORLD_SIZE='eight' is no whole number"):
         detect_launch(TORCHRUN | {"WORLD_SIZE": "eight"})
+    with pytest.raises(LaunchError, match="MASTER_ADDR is not: start the workers with torchrun"):
+        detect_launch({"RANK": "0", "WORLD_SIZE": "2"})
 
 
 def launched(launcher, workers=2):
@@ -89,6 +92,12 @@ def test_the_collective_follows_the_launcher(setting, launch, name):
         ("local", launched("torchrun"), "cannot join the 2 workers that torchrun started: set collective=auto"),
         ("horovod", launched("torchrun"), "use horovodrun -np 2 trainer"),
         ("horovod", launched("srun"), "use horovodrun -np 2 trainer"),
+        pytest.param(
+            "horovod",
+            launched("mpirun"),
+            "built without MPI, and mpirun cannot start it: use horovodrun",
+            marks=[needs_horovod, pytest.mark.skipif(_horovod_runs_under_mpi(), reason="this Horovod has MPI")],
+        ),
         ("ddp", launched("horovodrun"), "use torchrun --nproc-per-node 2 -m trainer"),
     ],
 )

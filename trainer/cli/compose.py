@@ -11,14 +11,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dali_pipelines.pipeline import Dataset, InputPipeline, open_dataset, open_pipeline
-from trainer.cli.fleet import FleetError, cores_per_worker, together
-from trainer.collective.agreement import first_rank_that_differs
+from trainer.cli.fleet import FleetError, cores_per_worker
+from trainer.collective.agreement import first_rank_that_differs, together
 from trainer.collective.collective import Collective
 from trainer.config import ConfigError, TrainConfig
 from trainer.engine.optimizer import build_sgd
 from trainer.environment import Launch, cache_folder
 from trainer.models import build_model
-from trainer.rule import decide
 
 
 def open_data(config: TrainConfig, launch: Launch, collective: Collective, console: Console) -> Dataset:
@@ -71,17 +70,15 @@ class Parts:
     pipeline: InputPipeline
 
 
-def build_parts(
-    config: TrainConfig, dataset: Dataset, launch: Launch, collective: Collective, device: torch.device
-) -> Parts:
+def build_parts(config: TrainConfig, dataset: Dataset, launch: Launch, device: torch.device) -> Parts:
     """Network, optimizer and input pipeline on this worker's device. Raises ModelError or DataError."""
     torch.manual_seed(config.seed)
     model = build_model(config.model.name, len(dataset.class_names), config.model.ghost_batch).to(device)
-    start = decide(config.rule_schedule(dataset.train_size), 0, collective.world_size)
+    reference = config.schedule.reference  # where the optimizer starts; the loop sets both before every update
     optimizer = build_sgd(
         model,
-        lr=start.lr,
-        momentum=start.momentum,
+        lr=reference.lr,
+        momentum=reference.momentum,
         nesterov=config.optimizer.nesterov,
         weight_decay=config.optimizer.weight_decay,
         decay_norms_and_biases=config.optimizer.decay_norms_and_biases,

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 
-from trainer.cli.user_errors import is_users
-from trainer.collective.agreement import first_rank_where
 from trainer.collective.collective import Collective
 from trainer.environment import Launch, threads_are_set
 
-T = TypeVar("T")
 CollectiveName = Literal["local", "ddp", "horovod"]
 
 
 class FleetError(ValueError):
     """A launcher, a library or a device that does not fit; the message says what to start instead."""
-
-
-class StoppedElsewhere(Exception):
-    """Another rank has reported why the run cannot start."""
 
 
 def choose_collective(setting: str, launch: Launch) -> CollectiveName:
@@ -44,21 +35,29 @@ def choose_collective(setting: str, launch: Launch) -> CollectiveName:
             f"collective ddp cannot be started by horovodrun: use torchrun --nproc-per-node {launch.local_size} "
             f"-m trainer, or set collective=auto"
         )
-    has_horovod = find_spec("horovod") is not None
-    needs_horovod = setting == "horovod" or launch.launcher == "horovodrun"
-    if needs_horovod and not has_horovod:
-        raise FleetError(
-            "Horovod is not installed: build it (`make setup` does), or use torchrun --nproc-per-node N -m trainer"
-        )
-    if needs_horovod:
+    if setting == "horovod" or launch.launcher == "horovodrun":
+        if find_spec("horovod") is None:
+            raise FleetError(
+                "Horovod is not installed: build it (`make setup` does), or use torchrun --nproc-per-node N -m trainer"
+            )
+        if launch.launcher == "mpirun" and not _horovod_runs_under_mpi():
+            raise FleetError(
+                "this Horovod was built without MPI, and mpirun cannot start it: use horovodrun, or set collective=auto"
+            )
         return "horovod"
     if setting == "auto" and launch.launcher == "alone":
         return "local"
-    if setting == "auto" and launch.launcher == "mpirun" and has_horovod:
-        from trainer.collective.hvd import built_with_mpi
-
-        return "horovod" if built_with_mpi() else "ddp"
+    if setting == "auto" and launch.launcher == "mpirun" and _horovod_runs_under_mpi():
+        return "horovod"
     return "local" if setting == "local" else "ddp"
+
+
+def _horovod_runs_under_mpi() -> bool:
+    if find_spec("horovod") is None:
+        return False
+    from trainer.collective.hvd import built_with_mpi
+
+    return built_with_mpi()
 
 
 def open_collective(name: CollectiveName, launch: Launch) -> Collective:
@@ -66,7 +65,13 @@ def open_collective(name: CollectiveName, launch: Launch) -> Collective:
     if name == "horovod":
         from trainer.collective.hvd import HorovodCollective
 
-        return HorovodCollective()
+        collective = HorovodCollective()
+        if (collective.rank, collective.world_size) != (launch.rank, launch.world_size):
+            raise FleetError(
+                f"Horovod calls this worker {collective.rank} of {collective.world_size}, and {launch.launcher} "
+                f"{launch.rank} of {launch.world_size}: start the workers with horovodrun"
+            )
+        return collective
     if name == "ddp":
         from trainer.collective.ddp import DdpCollective
 
@@ -107,28 +112,3 @@ def share_threads(launch: Launch) -> None:
     """Gives torch this worker's share of the cores, unless somebody has chosen a number."""
     if not threads_are_set():
         torch.set_num_threads(cores_per_worker(launch))
-
-
-def together(collective: Collective, step: Callable[[], T]) -> T:
-    """Runs a step of the start-up on every rank; where it fails on any, the lowest such rank says why and all stop.
-
-    Errors for the user count as failures; StoppedElsewhere is raised on all ranks once the message is out, except that
-    a worker alone raises the error itself.
-    """
-    failure: ValueError | None = None
-    result: T | None = None
-    try:
-        result = step()
-    except ValueError as error:
-        if not is_users(error):
-            raise
-        failure = error
-    failed = first_rank_where(collective, failure is not None)
-    if failed is None:
-        return result  # type: ignore[return-value]
-    if failure is not None and collective.world_size == 1:
-        raise failure
-    if failed == collective.rank:
-        print(f"trainer: {'' if failed == 0 else f'rank {failed}: '}{failure}", file=sys.stderr, flush=True)
-    first_rank_where(collective, False)  # nobody leaves before the message is out: launchers kill at the first exit
-    raise StoppedElsewhere

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from trainer import __version__
 from trainer.cli import compare, data, doctor, plan, sync, train
 from trainer.cli.exit_codes import INTERRUPTED, USER_ERROR
-from trainer.cli.user_errors import is_users
+from trainer.user_errors import is_users
 
 _DESCRIPTION = """Large-batch training of image classifiers, scheduled by the noise scale of SGD.
 Without a command it trains: what TRAINER_CONFIG names, else ./trainer.yaml, else handwritten digits."""

@@ -33,7 +33,9 @@ _WIDE = 96
 
 def plain_console(quiet: bool = False) -> Console:
     """Where text for people goes: as wide as the terminal, or wide enough for a plan where there is none."""
-    return Console(highlight=False, soft_wrap=True, quiet=quiet, width=None if sys.stdout.isatty() else 120)
+    return Console(
+        highlight=False, markup=False, soft_wrap=True, quiet=quiet, width=None if sys.stdout.isatty() else 120
+    )
 
 
 def plan_document(name: str, plan: RunPlan) -> dict[str, Any]:

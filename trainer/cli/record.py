@@ -29,6 +29,7 @@ from trainer.tracking import (
     RunStart,
     Tracker,
     Trackers,
+    TrackingError,
     resolve_tracking_uri,
     without_password,
 )
@@ -48,6 +49,14 @@ class Record:
     @property
     def weights_path(self) -> Path | None:
         return None if self.folder is None else self.folder / WEIGHTS_NAME
+
+    def close(self, status: str, figures: Mapping[str, float], error: str | None) -> None:
+        """Ends the record; one that cannot be written says so, and changes nothing else any more."""
+        self.progress.close()
+        try:
+            self.tracker.close(status, figures, error)
+        except TrackingError as unwritten:
+            print(f"trainer: {unwritten}", file=sys.stderr, flush=True)
 
 
 NO_RECORD = Record(Trackers(()), SilentProgress(), None)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from trainer.engine.train import Job
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: from a scheduler, or from a launcher because another worker has ended."""
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "train",
@@ -47,19 +51,22 @@ def run(args: argparse.Namespace) -> int:
             raise  # before torch is imported: a mistake is answered at once
         setting = "auto"  # the workers have to meet first, so that one of them speaks for all
     from trainer.cli import fleet
+    from trainer.collective.agreement import WorkerError
 
     try:
-        name = fleet.choose_collective(setting, launch)
-    except fleet.FleetError:
-        if launch.rank == 0:
-            raise
-        time.sleep(5)  # launchers end everybody at the first exit, and rank 0 has something to say
-        return USER_ERROR
+        collective = fleet.open_collective(fleet.choose_collective(setting, launch), launch)
+    except fleet.FleetError as error:
+        if launch.rank > 0:
+            # The same on all ranks as a rule: rank 0 says it, and its exit makes the launcher end the others.
+            time.sleep(5)
+            raise fleet.FleetError(f"rank {launch.rank}: {error}") from None
+        raise
     fleet.share_threads(launch)
-    collective = fleet.open_collective(name, launch)
     try:
-        return _train(args, launch, collective)
-    except fleet.StoppedElsewhere:
+        with _on_sigterm(_interrupt):
+            return _train(args, launch, collective)
+    except WorkerError as error:
+        _say(collective, str(error))
         return USER_ERROR
     finally:
         collective.close()
@@ -68,19 +75,23 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> int:
     """Everything that may go wrong before the first update does so on all ranks together; then the loop runs."""
     from trainer.cli import compose
-    from trainer.cli.fleet import choose_device, together
+    from trainer.cli.fleet import choose_device
     from trainer.cli.plan import plan_for_fleet
     from trainer.cli.plan_view import plain_console
     from trainer.cli.record import NO_RECORD, open_record
+    from trainer.collective.agreement import together
     from trainer.engine.train import Job
 
     console = plain_console(quiet=collective.rank != 0)
-    config = together(collective, lambda: load_from_arguments(args))
-    together(collective, lambda: _check_same_configuration(collective, config))
-    device = together(collective, lambda: choose_device(config.device, launch))
+    config = together(collective, load_from_arguments, args)
+    together(collective, _check_same_configuration, collective, config)
+    device = together(collective, choose_device, config.device, launch)
+    promised_size = config.data.train_size
+    if promised_size is not None:  # an impossible fleet is told so before any image is looked for
+        together(collective, plan_for_fleet, config, promised_size, collective.world_size)
     dataset = compose.open_data(config, launch, collective, console)
-    plan = together(collective, lambda: plan_for_fleet(config, dataset.train_size, collective.world_size))
-    parts = together(collective, lambda: compose.build_parts(config, dataset, launch, collective, device))
+    plan = together(collective, plan_for_fleet, config, dataset.train_size, collective.world_size)
+    parts = together(collective, compose.build_parts, config, dataset, launch, device)
     about = compose.describe(config, launch, collective, dataset, parts, device)
     record = together(
         collective, lambda: open_record(config, plan, about, console) if collective.rank == 0 else NO_RECORD
@@ -105,36 +116,48 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
 def _run_to_the_end(job: Job, record: Record, console: Console) -> int:
     """Trains, and closes the record with how it went: FINISHED, FAILED or KILLED."""
     from trainer.cli.record import closing_line, summary
+    from trainer.collective.agreement import WorkerError
     from trainer.engine.errors import TrainingError
     from trainer.engine.train import train
 
     status, error, figures = "FAILED", None, dict[str, float]()
     try:
-        with _on_sigterm(_interrupt):
-            state, clock = train(job)
+        state, clock = train(job)
         status, figures = "FINISHED", summary(state, clock, job.target_top1)
         return 0
-    except KeyboardInterrupt:
-        status, error = "KILLED", "interrupted"
+    except KeyboardInterrupt as stop:
+        status = "KILLED"
+        error = "ended by SIGTERM, or another worker has ended" if isinstance(stop, _Terminated) else "interrupted"
         return INTERRUPTED
     except TrainingError as failure:
         error = str(failure)
+        _say(job.collective, error)
         return FAILED
+    except WorkerError as failure:
+        error = str(failure)
+        raise
     except Exception as failure:
         error = (str(failure) or type(failure).__name__).splitlines()[0]
         if not job.collective.is_lost_worker(failure):
             raise
-        error = f"another worker has ended: its message says why ({error})"
+        error = f"another worker has ended ({error})"
+        print(f"trainer: rank {job.collective.rank}: {error}", file=sys.stderr, flush=True)
         return FAILED
     finally:
-        record.progress.close()
         # Whoever ends the job has been heard; the record is closed in bounded time. A second Ctrl-C cuts that short.
         with _on_sigterm(signal.SIG_IGN), contextlib.suppress(KeyboardInterrupt):
-            record.tracker.close(status, figures, error)
-        if error is None:
+            record.close(status, figures, error)
+        if figures:
             console.print(closing_line(figures, record))
-        elif job.collective.rank == 0:
-            print(f"trainer: {error}", file=sys.stderr, flush=True)
+
+
+def _say(collective: Collective, message: str) -> None:
+    """Rank 0 says what all ranks know; nobody leaves before, for launchers end everybody at the first exit."""
+    from trainer.collective.agreement import first_rank_where
+
+    if collective.rank == 0:
+        print(f"trainer: {message}", file=sys.stderr, flush=True)
+    first_rank_where(collective, False)
 
 
 def _check_same_configuration(collective: Collective, config: TrainConfig) -> None:
@@ -158,5 +181,4 @@ def _on_sigterm(handler: Callable[[int, FrameType | None], None] | signal.Handle
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:
-    """Launchers and schedulers end a job with SIGTERM: it ends as Ctrl-C does, with the record closed."""
-    raise KeyboardInterrupt
+    raise _Terminated

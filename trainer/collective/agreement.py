@@ -1,12 +1,45 @@
-"""Agreeing on more than tensors: a text, a check that all hold the same, a failure that one rank had."""
+"""Agreeing on more than tensors: a text, a check that all hold the same, a failure that one worker had.
+
+A worker that leaves on its own lets the others wait for ever, or die with the library's words. So whatever can fail on
+one rank is done `together`: all ranks hear of it, raise the same error at the same place, and rank 0 can record it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from trainer.collective.collective import Collective
+from trainer.user_errors import is_users
+
+T = TypeVar("T")
+
+
+class WorkerError(ValueError):
+    """What one worker found to be wrong, raised on all; the message names its rank unless that is 0."""
+
+
+def together(collective: Collective, step: Callable[..., T], *arguments: object) -> T:
+    """Returns step(*arguments), called on every rank; raises WorkerError on every rank if it failed on any.
+
+    Errors for the user (see trainer.user_errors) count as failures; the lowest failing rank's message is raised.
+    """
+    failure: ValueError | None = None
+    result: T | None = None
+    try:
+        result = step(*arguments)
+    except ValueError as error:
+        if not is_users(error):
+            raise
+        failure = error
+    rank = first_rank_where(collective, failure is not None)
+    if rank is None:
+        return result  # type: ignore[return-value]
+    message = broadcast_text(collective, str(failure), rank)
+    raise WorkerError(message if rank == 0 else f"rank {rank}: {message}") from failure
 
 
 def broadcast_text(collective: Collective, text: str, source_rank: int = 0) -> str:

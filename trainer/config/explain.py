@@ -20,7 +20,8 @@ def explain(detail: Any) -> str:
     prefix = f"{place}: " if place else ""
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         *section, key = location
-        return f"{place}: unknown key{nearest(str(key), _known_keys(section))}"
+        known = _known_keys(section)
+        return f"{place}: unknown key" + (nearest(str(key), known) or f" (known: {', '.join(known)})")
     if detail["type"] in ("missing", "missing_argument"):
         return f"{place}: is missing: set it"
     if detail["type"] == "value_error":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
+from trainer.collective.agreement import together
 from trainer.collective.collective import Collective
+from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.update import autocast
 
 
@@ -26,24 +27,28 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    images: GuardedInput,
     collective: Collective,
     device: torch.device,
     autocast_to: torch.dtype | None = None,
 ) -> Evaluation:
-    """Evaluates the model on this worker's share of the images (possibly none) and adds up over workers."""
+    """Evaluates the model on this worker's share of the images (possibly none) and adds up over workers.
+
+    Raises WorkerError on every rank where an image could not be decoded on any.
+    """
     average_running_statistics(model, collective)
     counts = torch.zeros(3, dtype=torch.int64, device=device)  # images, first guess right, among the first five
     loss = torch.zeros((), dtype=torch.float64, device=device)
     model.eval()
     with torch.inference_mode():
-        for images, labels in batches:
+        for batch, labels in images.for_evaluation():
             with autocast(device, autocast_to):
-                logits = model(images)
+                logits = model(batch)
             loss += F.cross_entropy(logits.float(), labels, reduction="sum").double()
             guesses = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             counts += torch.stack([torch.tensor(len(labels), device=device), guesses[:, 0].sum(), guesses.sum()])
     model.train()
+    together(collective, images.raise_failure)
     images_seen, top1, top5 = collective.all_reduce(counts).tolist()
     total_loss = float(collective.all_reduce(loss))
     assert images_seen > 0, "a validation set has images"

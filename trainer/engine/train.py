@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dali_pipelines.sample_order import Shard
-from trainer.collective.agreement import broadcast_text, first_rank_that_differs
+from trainer.collective.agreement import broadcast_text, first_rank_that_differs, together
 from trainer.collective.collective import Collective
 from trainer.engine.checkpoint import save_weights
 from trainer.engine.clock import Clock
 from trainer.engine.errors import TrainingError
 from trainer.engine.evaluate import Evaluation, evaluate
+from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.optimizer import set_lr_and_momentum
 from trainer.engine.run_state import RunState, TargetReached
 from trainer.engine.update import run_update
@@ -26,7 +27,9 @@ from trainer.rule import EpochDecision, Schedule, decide, updates_in_epoch, warm
 
 
 class InputPipeline(Protocol):
-    """How samples become tensors: images (n, 3, H, W) float32 and labels (n,) int64 on the rank's device."""
+    """How samples become tensors: images (n, 3, image_size, image_size) float32 and labels (n,) int64 on the device."""
+
+    image_size: int
 
     def batches(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]: ...
     def evaluation_batches(self, rank: int, world_size: int, micro_batch: int) -> Iterator[tuple[Tensor, Tensor]]: ...
@@ -68,8 +71,8 @@ class Job:
 def train(job: Job) -> tuple[RunState, Clock]:
     """Runs the whole schedule; returns where the job stands then and where the time went.
 
-    Raises TrainingError on every rank where the loss or the gradient stops being finite, PlanError where a fleet cannot
-    share a batch, DataError where an image cannot be decoded.
+    Raises TrainingError where a loss or a gradient stops being finite, and WorkerError where an image cannot be decoded
+    or the record cannot be written: on every rank, at the same place.
     """
     module = job.collective.wrap(job.model)
     state, clock = RunState(), Clock()
@@ -77,24 +80,22 @@ def train(job: Job) -> tuple[RunState, Clock]:
         decision = agree_on_decision(job.schedule, epoch, job.collective)
         if updates_in_epoch(job.schedule, decision, state.samples_seen) == 0:
             continue
-        job.tracker.event("decision", asdict(decision))
+        together(job.collective, job.tracker.event, "decision", asdict(decision))
         before, seconds_before = state.samples_seen, clock.seconds["train"]
         with clock.measure("train"):
             state, train_loss = _train_epoch(job, module, decision, state, clock)
         speed = (state.samples_seen - before) / (clock.seconds["train"] - seconds_before)
         with clock.measure("evaluate"):
-            batches = job.pipeline.evaluation_batches(
-                job.collective.rank, job.collective.world_size, job.schedule.limits.max_micro_batch
-            )
-            evaluation = evaluate(job.model, batches, job.collective, job.device, job.autocast_to)
+            share = job.collective.rank, job.collective.world_size, job.schedule.limits.max_micro_batch
+            images = GuardedInput(lambda share=share: job.pipeline.evaluation_batches(*share))
+            evaluation = evaluate(job.model, images, job.collective, job.device, job.autocast_to)
         with clock.measure("record"):
             state = _note(job, state, evaluation, clock)
             lr = job.optimizer.param_groups[0]["lr"]  # that of the last update: warm-up included
             metrics = _metrics(decision, lr, train_loss, speed, evaluation, state, clock)
-            job.tracker.log(epoch + 1, metrics)
-            job.progress.epoch_done(epoch + 1, metrics)
-            if job.weights_path is not None:
-                save_weights(job.model, job.weights_path)
+            together(job.collective, _record, job, epoch + 1, metrics)
+        if not (math.isfinite(train_loss) and math.isfinite(evaluation.loss)):
+            raise TrainingError(f"the loss is not finite after {_where(decision, state, lr)}")
     return state, clock
 
 
@@ -116,7 +117,8 @@ def _train_epoch(
     updates = updates_in_epoch(schedule, decision, state.samples_seen)
     end = state.samples_seen + updates * plan.global_batch
     shard = Shard(collective.rank, plan.world_size, plan.micro_batch, plan.accumulation_steps, state.samples_seen, end)
-    batches = clock.waiting(job.pipeline.batches(shard))
+    guarded = GuardedInput(lambda: job.pipeline.batches(shard))
+    batches = clock.waiting(guarded.for_training(plan.micro_batch, job.pipeline.image_size, job.device))
     job.progress.epoch_started(decision, state.samples_seen, updates)
     loss_sum = torch.zeros((), dtype=torch.float64, device=job.device)
     for _ in range(updates):
@@ -125,14 +127,19 @@ def _train_epoch(
         try:
             loss = run_update(module, job.optimizer, collective, batches, plan, job.autocast_to)
         except TrainingError as error:
-            raise TrainingError(
-                f"{error} in epoch {decision.epoch}, update {state.updates}, at lr {decision.lr * factor:g} and batch "
-                f"{plan.global_batch}: lower schedule.reference.lr, or give schedule.warmup.epochs"
-            ) from None
+            together(collective, guarded.raise_failure)
+            raise TrainingError(f"{error} in {_where(decision, state, decision.lr * factor)}") from None
         loss_sum += loss
         state = replace(state, samples_seen=state.samples_seen + plan.global_batch, updates=state.updates + 1)
         job.progress.update_done(plan.global_batch, loss, decision.lr * factor)
     return state, float(collective.all_reduce(loss_sum)) / updates
+
+
+def _where(decision: EpochDecision, state: RunState, lr: float) -> str:
+    return (
+        f"epoch {decision.epoch}, update {state.updates}, at lr {lr:g} and batch {decision.plan.global_batch}: lower "
+        f"schedule.reference.lr, or give schedule.warmup.epochs"
+    )
 
 
 def _note(job: Job, state: RunState, evaluation: Evaluation, clock: Clock) -> RunState:
@@ -140,8 +147,16 @@ def _note(job: Job, state: RunState, evaluation: Evaluation, clock: Clock) -> Ru
     if state.target is None and job.target_top1 is not None and evaluation.top1 >= job.target_top1:
         epochs = state.samples_seen / job.schedule.dataset_size
         state = replace(state, target=TargetReached(clock.elapsed(), clock.seconds["train"], state.updates, epochs))
-        job.tracker.event("target", {"top1": evaluation.top1, "target_top1": job.target_top1, **asdict(state.target)})
+        fields = {"top1": evaluation.top1, "target_top1": job.target_top1, **asdict(state.target)}
+        together(job.collective, job.tracker.event, "target", fields)
     return state
+
+
+def _record(job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
+    job.tracker.log(epoch, metrics)
+    job.progress.epoch_done(epoch, metrics)
+    if job.weights_path is not None:
+        save_weights(job.model, job.weights_path)
 
 
 def _metrics(

@@ -28,7 +28,7 @@ def run_update(
 
     The loss is the sum over samples divided by the global batch, so that gradients add up over micro-batches and
     workers to those of one big batch. Returns this worker's share of the mean loss: a scalar on the device.
-    Raises TrainingError on every rank, before the optimizer steps, where a gradient is not finite.
+    Raises TrainingError on every rank, before the optimizer steps, where a loss or a gradient is not finite on any.
     """
     samples_to_loss = collective.gradient_divisor / plan.global_batch
     share = torch.zeros((), device=next(module.parameters()).device)
@@ -38,13 +38,15 @@ def run_update(
             with autocast(images.device, autocast_to):
                 logits = module(images)
                 loss = F.cross_entropy(logits, labels, reduction="sum") * samples_to_loss
-            loss.backward()
+            # 1, or nan where the loss is not finite: then so is every gradient, also of an infinite loss with a finite
+            # slope, and all ranks stop.
+            loss.backward(1.0 + (loss.detach() - loss.detach()))
         share += loss.detach()
     collective.finish_gradients()
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     # The summed gradient is the same on every rank, so all ranks stop, or none.
     if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-        raise TrainingError("the gradient is not finite")
+        raise TrainingError("the loss or its gradient is not finite")
     optimizer.step()
     optimizer.zero_grad(set_to_none=False)  # the buffers are the collective's too
     finish_update(module, plan.global_batch)

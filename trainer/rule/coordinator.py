@@ -123,6 +123,8 @@ class EpochDecision:
 
 
 NOT_LIMITED = "schedule"
+# Bounds of a noise scale that make sense, with room for every product on the way to lr and batch.
+_SMALLEST, _LARGEST = 1e-100, 1e100
 
 
 def decide(schedule: Schedule, epoch: int, world_size: int) -> EpochDecision:
@@ -133,7 +135,11 @@ def decide(schedule: Schedule, epoch: int, world_size: int) -> EpochDecision:
     size, form = schedule.dataset_size, schedule.form
     reference = schedule.reference
     divisors = noise_divisors(schedule.curve, epoch, schedule.epochs)
-    target = _start_noise_scale(schedule) / divisors.total
+    target = _start_noise_scale(schedule) / divisors.total if divisors.total > 0 else math.inf
+    if not _SMALLEST < target < _LARGEST:
+        raise PlanError(
+            f"epoch {epoch}: the noise scale would be {target:g}, which no lr and batch can follow: change the curve"
+        )
     momentum, lr_divisor = _momentum_and_lr_divisor(reference.momentum, divisors)
     wanted_lr = reference.lr / lr_divisor
     limited_by = NOT_LIMITED

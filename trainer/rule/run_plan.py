@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from trainer.rule.coordinator import EpochDecision, Schedule, decide
+from trainer.rule.errors import PlanError
 from trainer.rule.noise_scale import momentum_epochs, sgd_noise_scale
 
 
@@ -55,10 +56,12 @@ class RunPlan:
 def updates_in_epoch(schedule: Schedule, decision: EpochDecision, position: int) -> int:
     """Updates that start in the decision's epoch when the next one starts at `position` of the stream.
 
-    0 if the epoch is behind already (an update may be longer than what was left of it), or if fewer samples than one
-    update are left of the run.
+    0 if the epoch is behind already (an update may be longer than what was left of it), or if the run has ended before
+    it, because fewer samples than one update were left.
     """
     batch = decision.plan.global_batch
+    if position < decision.epoch * schedule.dataset_size:
+        return 0
     epoch_end = (decision.epoch + 1) * schedule.dataset_size
     starts = max(0, -(-(epoch_end - position) // batch))
     return min(starts, (schedule.total_samples - position) // batch)
@@ -85,6 +88,10 @@ def plan_run(schedule: Schedule, world_size: int) -> RunPlan:
             phases[-1] = replace(last, last_epoch=phase.last_epoch, updates=last.updates + updates)
         else:
             phases.append(phase)
+    if not phases:
+        raise PlanError(
+            f"{schedule.epochs:g} epochs of {schedule.dataset_size} samples are less than one update: give more epochs"
+        )
     return RunPlan(schedule.dataset_size, schedule.epochs, world_size, tuple(phases))
 
 

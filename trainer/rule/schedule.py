@@ -98,7 +98,8 @@ def noise_divisors(curve: NoiseCurve, epoch: int, epochs: float) -> NoiseDivisor
             if epoch >= drop.epoch:
                 through[drop.by or curve.by] *= drop.divide_by
     else:
-        through[curve.by] /= _fraction_left(curve, epoch / epochs)
+        fraction = _fraction_left(curve, epoch / epochs)
+        through[curve.by] = 1.0 / fraction if fraction > 0 else math.inf
     return NoiseDivisors(**through)
 
 

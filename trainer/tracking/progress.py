@@ -77,7 +77,7 @@ class BarProgress:
         )
         self._task = self._bar.add_task("", total=total_samples, epoch="-", loss="-", speed="-", batch="-", lr="-")
         self._bar.start()
-        self._shown_at, self._samples_since = time.monotonic(), 0
+        self._shown_at, self._samples_since, self._world_size = time.monotonic(), 0, 1
 
     def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
         self._bar.update(
@@ -87,7 +87,6 @@ class BarProgress:
             batch=decision.plan.global_batch,
             lr=f"{decision.lr:.4g}",
         )
-        self._shown_at, self._samples_since = time.monotonic(), 0
         self._world_size = decision.plan.world_size
 
     def update_done(self, samples: int, loss: SupportsFloat, lr: float) -> None:
@@ -95,12 +94,15 @@ class BarProgress:
         self._samples_since += samples
         passed = time.monotonic() - self._shown_at
         if passed >= _REFRESH_S:
-            speed, own_loss = self._samples_since / passed, float(loss) * self._world_size
-            self._bar.update(self._task, loss=f"{own_loss:.4f}", speed=f"{speed:,.0f}", lr=f"{lr:.4g}")
-            self._shown_at, self._samples_since = time.monotonic(), 0
+            self._show(float(loss) * self._world_size, self._samples_since / passed, lr)
 
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self._bar.console.print(epoch_line(epoch, self._epochs, metrics), soft_wrap=True)
+        self._show(metrics["train/loss"], metrics["speed/images_per_s"], metrics["optim/lr"])
+
+    def _show(self, loss: float, images_per_s: float, lr: float) -> None:
+        self._bar.update(self._task, loss=f"{loss:.4f}", speed=f"{images_per_s:,.0f}", lr=f"{lr:.4g}")
+        self._shown_at, self._samples_since = time.monotonic(), 0
 
     def close(self) -> None:
         self._bar.stop()

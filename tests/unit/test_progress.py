@@ -1,0 +1,51 @@
+"""What a person sees while a run goes on."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from trainer.rule import Limits, Reference, Schedule, decide
+from trainer.tracking.progress import BarProgress, LineProgress, open_progress
+
+pytestmark = pytest.mark.unit
+
+METRICS = {
+    "batch/global": 64, "optim/lr": 0.05, "train/loss": 0.1234, "val/loss": 0.2345, "val/top1": 0.9712,
+    "speed/images_per_s": 4572.0, "updates": 130, "elapsed_s": 12.34,
+}  # fmt: skip
+
+
+def console(terminal):
+    return Console(file=io.StringIO(), force_terminal=terminal, width=160, highlight=False)
+
+
+def test_a_terminal_gets_a_bar_and_a_file_gets_lines():
+    assert isinstance(open_progress(console(False), 3, 100), LineProgress)
+    bar = open_progress(console(True), 3, 100)
+    bar.close()
+    assert isinstance(bar, BarProgress)
+
+
+def test_a_file_gets_one_line_an_epoch():
+    out = console(False)
+    progress = LineProgress(out, 3)
+    progress.update_done(64, 0.5, 0.05)
+    progress.epoch_done(2, METRICS)
+    (line,) = out.file.getvalue().splitlines()
+    for part in ("epoch   2/3", "batch     64", "lr 0.05", "loss 0.1234", "top-1  97.12%", "4,572 images/s", "12.3 s"):
+        assert part in line
+
+
+def test_the_bar_shows_an_epoch_that_was_too_short_to_look_into():
+    out = console(True)
+    bar = BarProgress(out, 3, 1000)
+    bar.epoch_started(decide(Schedule(Reference(0.1, 64), Limits(64), 1000, 1), 0, 2), 0, 15)
+    bar.update_done(64, 0.5, 0.05)
+    bar.epoch_done(1, METRICS)
+    bar.close()
+    shown = out.file.getvalue()
+    for part in ("epoch 1/3", "loss 0.1234", "4,572 images/s", "batch 64", "lr 0.05"):
+        assert part in shown
