@@ -7,6 +7,7 @@ TORCH   ?=
 EXTRAS  ?= dali,test,dev
 HOROVOD ?= yes
 PORT    ?= 5000
+PHOTOS  ?=
 
 # Ranks share the cores of one machine: one thread each, unless you know better.
 export OMP_NUM_THREADS ?= 1
@@ -45,8 +46,12 @@ format: setup  ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## all benchmarks, as tables for docs/results.md
-	@for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit; done
+bench: setup  ## all benchmarks, as tables for docs/results.md: make bench PHOTOS=DIR (a folder of class folders)
+	$(BIN)/python benchmarks/plan_startup.py
+	$(BIN)/python benchmarks/loop_overhead.py
+	$(BIN)/python benchmarks/batch_change.py
+	@test -n "$(PHOTOS)" || { echo "the input pipeline needs photos: make bench PHOTOS=DIR"; exit 2; }
+	$(BIN)/python benchmarks/input_pipeline.py "$(PHOTOS)"
 
 clean:  ## remove the virtual environment and what tools left behind; runs/ stays
 	rm -rf "$(VENV)" build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
