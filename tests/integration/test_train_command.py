@@ -255,10 +255,15 @@ def test_an_image_that_cannot_be_decoded_stops_all_workers_and_is_named_once(tmp
 def test_a_worker_that_is_killed_ends_the_others(tmp_path, launcher):
     suicide = tmp_path / "worker.py"
     suicide.write_text(
-        "import os, sys, threading\n"
+        "import os, pathlib, sys, threading, time\n"
         "from trainer.cli.main import main\n"
-        "rank = os.environ.get('HOROVOD_RANK', os.environ.get('RANK'))\n"
-        "if rank == '1': threading.Timer(12, os.kill, (os.getpid(), 9)).start()\n"
+        "def die_after_an_epoch():\n"
+        "    here = pathlib.Path(__file__).parent\n"
+        "    while not any('train/loss' in journal.read_text() for journal in here.glob('*/journal.jsonl')):\n"
+        "        time.sleep(0.2)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "if os.environ.get('HOROVOD_RANK', os.environ.get('RANK')) == '1':\n"
+        "    threading.Thread(target=die_after_an_epoch, daemon=True).start()\n"
         "raise SystemExit(main(sys.argv[1:]))\n"
     )
     arguments = ["train", "digits-decay-lr", "schedule.epochs=500", f"output={tmp_path}", "tracking.mlflow=off"]
