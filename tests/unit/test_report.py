@@ -18,7 +18,7 @@ from trainer.report.groups import Group, common_target, group_runs, recipe_diffe
 from trainer.report.outcome import Spread, arrival, change, outcome_of, spread
 from trainer.report.report import compare_runs, write_report
 from trainer.report.runs import RunRecord, load_runs
-from trainer.report.table import rich_table
+from trainer.report.table import rich_table, seeds
 from trainer.report.units import accuracy, count, duration, percent_label, time_unit
 from trainer.tracking import FINISHED, Journal, RunStart, TrackingError
 
@@ -57,7 +57,7 @@ def record_run(
     """A journal with an epoch for each accuracy; batches double and lr halves at each epoch."""
     journal = Journal(folder / f"{name}-{seed}-{len(params)}" / "journal.jsonl")
     recipe = {"name": name, "seed": str(seed), "target_top1": target, "schedule.epochs": str(len(top1)), **params}
-    uid = re.sub(r"[^a-z0-9-]", "_", journal.path.parent.name)
+    uid = re.sub(r"[^a-z0-9-]", "_", f"{folder.name}-{journal.path.parent.name}")
     journal.start(RunStart(uid, name, "first", recipe, {"world_size": "2"}, {"plan.json": json.dumps(PLAN)}))
     for epoch, value in enumerate(top1, 1):
         journal.log(
@@ -120,6 +120,15 @@ def test_seeds_of_one_recipe_are_one_group_and_recipes_are_not_mixed(tmp_path: P
     ]
     assert recipe_differences(groups) == {"policy": ("", "hybrid", "")}
     assert common_target(groups) == 0.9
+
+
+def test_a_run_that_was_done_again_counts_once_and_the_newest_counts(tmp_path: Path) -> None:
+    record_run(tmp_path / "first", "a", 0, [0.5])
+    record_run(tmp_path / "first", "a", 1, [0.6])
+    record_run(tmp_path / "second", "a", 0, [0.7])
+    (group,) = group_runs(load_runs([str(tmp_path / "first"), str(tmp_path / "second")], None, None))
+    assert [run.values("val/top1") for run in group.runs] == [(0.6,), (0.7,)]
+    assert seeds(group) == "2, 1 repeated"
 
 
 def test_an_outcome_is_over_seeds_and_its_costs_end_at_the_target(runs: tuple[RunRecord, ...]) -> None:

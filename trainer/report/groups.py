@@ -15,7 +15,8 @@ _LONGEST_DIFFERENCE = 40  # characters that a legend has room for
 class Group:
     """Runs of one name and recipe, which differ in their seed alone.
 
-    runs: those that statistics are made of, the finished ones where there are any. left_out: the others.
+    runs: those that statistics are made of: the finished ones where there are any, the newest of each seed, since a run
+    that was done again is no further sample. left_out: the others.
     """
 
     label: str
@@ -50,9 +51,10 @@ def recipe_differences(groups: Sequence[Group]) -> dict[str, tuple[str, ...]]:
 
 
 def _group(label: str, members: Sequence[RunRecord]) -> Group:
-    finished = tuple(run for run in members if run.status == FINISHED)
-    unfinished = tuple(run for run in members if run.status != FINISHED)
-    return Group(label, finished, unfinished) if finished else Group(label, unfinished, ())
+    candidates = [run for run in members if run.status == FINISHED] or members
+    newest = {run.seed: run for run in sorted(candidates, key=lambda run: run.start_time_s)}.values()
+    counted = tuple(run for run in members if run in newest)
+    return Group(label, counted, tuple(run for run in members if run not in newest))
 
 
 def _labels(firsts: Sequence[RunRecord]) -> list[str]:

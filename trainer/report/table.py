@@ -11,6 +11,7 @@ from trainer.report.groups import Group
 from trainer.report.outcome import NO_COST, Outcome, Spread, change
 from trainer.report.runs import RunRecord
 from trainer.report.units import accuracy, count, duration, percent_label, unit_of
+from trainer.tracking import FINISHED
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -51,7 +52,7 @@ def comparison_table(outcomes: Sequence[Outcome], target_top1: float | None) -> 
 
 
 def seeds(group: Group) -> str:
-    """How many runs count, and what became of the others: "3", "2, 1 failed", "1 running"."""
+    """How many runs count, and what became of the others: "3", "2, 1 failed", "1, 2 repeated", "1 running"."""
     counted = [str(len(group.runs))] if group.is_finished else _by_status(group.runs)
     return ", ".join([*counted, *_by_status(group.left_out)])
 
@@ -75,7 +76,9 @@ def rich_table(table: Table, title: str) -> RichTable:
 
 
 def _by_status(runs: Sequence[RunRecord]) -> list[str]:
-    return [f"{number} {status.lower()}" for status, number in Counter(run.status for run in runs).items()]
+    """A finished run that does not count was done again later."""
+    words = Counter("repeated" if run.status == FINISHED else run.status.lower() for run in runs)
+    return [f"{number} {word}" for word, number in words.items()]
 
 
 def _times(times_s: Sequence[Spread | None]) -> list[str]:
