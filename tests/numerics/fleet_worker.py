@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from dali_pipelines.sample_order import Shard, micro_batch_starts, sample_ids
 from trainer.cli.fleet import open_collective
+from trainer.collective.collective import Collective
 from trainer.engine.evaluate import average_running_statistics
 from trainer.engine.optimizer import build_sgd
 from trainer.engine.update import run_update
@@ -26,6 +27,13 @@ WITHOUT_BATCH_NORM = torch.nn.Sequential
 
 def main(collective_name: str, ghost_batch: str, micro_batch: str, accumulation_steps: str, out: str) -> None:
     collective = open_collective(collective_name, detect_launch())
+    make_updates(
+        collective, ghost_batch, BatchPlan(int(micro_batch), int(accumulation_steps), collective.world_size), out
+    )
+    collective.close()
+
+
+def make_updates(collective: Collective, ghost_batch: str, plan: BatchPlan, out: str) -> None:
     images, labels = digits()
     torch.manual_seed(0)
     if ghost_batch == "none":
@@ -36,7 +44,6 @@ def main(collective_name: str, ghost_batch: str, micro_batch: str, accumulation_
         model = build_model("small-convnet", 10, int(ghost_batch))
     model = model.double()
     optimizer = build_sgd(model, 0.1, 0.9, nesterov=True, weight_decay=5e-4, decay_norms_and_biases=False)
-    plan = BatchPlan(int(micro_batch), int(accumulation_steps), collective.world_size)
     shard = Shard(
         collective.rank, plan.world_size, plan.micro_batch, plan.accumulation_steps, 0, UPDATES * plan.global_batch
     )
@@ -53,7 +60,6 @@ def main(collective_name: str, ghost_batch: str, micro_batch: str, accumulation_
     average_running_statistics(model, collective)
     if collective.rank == 0:
         torch.save(model.state_dict(), out)
-    collective.close()
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
