@@ -48,7 +48,7 @@ setup(
     package_data={"trainer": ["presets/*.yaml"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["trainer = trainer.cli.main:main"]},
+    entry_points={"console_scripts": ["trainer = trainer.cli.main:command"]},
     classifiers=[
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",

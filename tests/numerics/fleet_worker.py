@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from dali_pipelines.sample_order import Shard, micro_batch_starts, sample_ids
 from trainer.cli.fleet import open_collective
 from trainer.collective.collective import Collective
+from trainer.collective.leave import leave
 from trainer.engine.evaluate import average_running_statistics
 from trainer.engine.optimizer import build_sgd
 from trainer.engine.update import run_update
@@ -31,6 +32,7 @@ def main(collective_name: str, ghost_batch: str, micro_batch: str, accumulation_
         collective, ghost_batch, BatchPlan(int(micro_batch), int(accumulation_steps), collective.world_size), out
     )
     collective.close()
+    leave(0)
 
 
 def make_updates(collective: Collective, ghost_batch: str, plan: BatchPlan, out: str) -> None:

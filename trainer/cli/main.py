@@ -6,14 +6,21 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from trainer import __version__
 from trainer.cli import compare, data, doctor, plan, sync, train
 from trainer.cli.exit_codes import INTERRUPTED, USER_ERROR
+from trainer.collective.leave import leave
 from trainer.user_errors import is_users
 
 _DESCRIPTION = """Large-batch training of image classifiers, scheduled by the noise scale of SGD.
 Without a command it trains: what TRAINER_CONFIG names, else ./trainer.yaml, else handwritten digits."""
+
+
+def command() -> NoReturn:
+    """The console script: runs what the command line says and leaves with its exit code."""
+    leave(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

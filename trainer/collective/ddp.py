@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -14,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 # torch 2.13 renamed the option
 _OPTIONS = inspect.signature(DistributedDataParallel).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
-_LAST_TENSORS_S = 0.3
 
 
 class DdpCollective:
@@ -27,7 +25,7 @@ class DdpCollective:
 
     def __init__(self, rank: int, world_size: int, local_rank: int, rendezvous: str | None) -> None:
         self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
-        # DDP averages. A hook that sums instead would run Python on Gloo's threads (see close).
+        # DDP averages. A hook that sums instead would run Python on Gloo's threads (see leave.py).
         self.gradient_divisor = world_size
         self._module: DistributedDataParallel | None = None
         dist.init_process_group(
@@ -68,7 +66,4 @@ class DdpCollective:
     def close(self) -> None:
         self._module = None
         if dist.is_initialized():
-            # DDP keeps the group's threads alive for good (torch 2.13), and one that lets go of its last tensor while
-            # the interpreter ends aborts the process. Asleep, this thread lets them finish first.
-            time.sleep(_LAST_TENSORS_S)
             dist.destroy_process_group()
