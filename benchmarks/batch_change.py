@@ -20,7 +20,7 @@ from torch import Tensor
 from dali_pipelines.augmentation import Augmentation
 from dali_pipelines.pipeline import open_dataset, open_pipeline
 from trainer.collective.local import LocalCollective
-from trainer.engine.optimizer import build_sgd
+from trainer.engine.optimizer import build_optimizer
 from trainer.engine.train import Job, train
 from trainer.models import build_model
 from trainer.rule import EpochDecision, Limits, NoiseCurve, NoiseDrop, Reference, Schedule
@@ -73,7 +73,7 @@ def run(stopwatch: Stopwatch, seed: int) -> None:
         threads=1,
     )
     model = build_model("small-convnet", 10, 24)
-    optimizer = build_sgd(model, 0.02, 0.9, nesterov=False, weight_decay=0.0, decay_norms_and_biases=False)
+    optimizer = build_optimizer("momentum", model, lr=0.02, momentum=0.9, weight_decay=0.0)
     train(
         Job(
             schedule=schedule,

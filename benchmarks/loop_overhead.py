@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from dali_pipelines.sample_order import Shard, evaluation_range, micro_batch_starts, sample_ids
 from trainer.collective.local import LocalCollective
-from trainer.engine.optimizer import build_sgd
+from trainer.engine.optimizer import build_optimizer
 from trainer.engine.train import Job, train
 from trainer.models import build_model
 from trainer.rule import Limits, Reference, Schedule
@@ -53,7 +53,7 @@ class Digits:
 def model_and_optimizer():
     torch.manual_seed(0)
     model = build_model("small-convnet", 10, GHOST_BATCH)
-    return model, build_sgd(model, LR, 0.9, nesterov=False, weight_decay=5e-4, decay_norms_and_biases=False)
+    return model, build_optimizer("momentum", model, lr=LR, momentum=0.9, weight_decay=5e-4)
 
 
 def our_loop(digits: Digits, epochs: int) -> float:

@@ -16,7 +16,7 @@ from trainer.cli.fleet import open_collective
 from trainer.collective.collective import Collective
 from trainer.collective.leave import leave
 from trainer.engine.evaluate import average_running_statistics
-from trainer.engine.optimizer import build_sgd
+from trainer.engine.optimizer import build_optimizer
 from trainer.engine.update import run_update
 from trainer.environment import detect_launch
 from trainer.models import build_model
@@ -45,7 +45,7 @@ def make_updates(collective: Collective, ghost_batch: str, plan: BatchPlan, out:
     else:
         model = build_model("small-convnet", 10, int(ghost_batch))
     model = model.double()
-    optimizer = build_sgd(model, 0.1, 0.9, nesterov=True, weight_decay=5e-4, decay_norms_and_biases=False)
+    optimizer = build_optimizer("nesterov", model, lr=0.1, momentum=0.9, weight_decay=5e-4)
     shard = Shard(
         collective.rank, plan.world_size, plan.micro_batch, plan.accumulation_steps, 0, UPDATES * plan.global_batch
     )

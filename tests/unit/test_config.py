@@ -28,6 +28,61 @@ def test_the_digits_presets_take_as_many_updates_as_their_headers_say(preset, up
     assert plan_run(config.rule_schedule(1440), 2).total_updates == updates
 
 
+# top-level numbers of arXiv:1711.00489: first epochs, global batches, lr of the phases, and the updates of the run
+@pytest.mark.parametrize(
+    ("preset", "overrides", "momentum", "batches", "lrs", "updates"),
+    [
+        ("cifar10-decay-lr", [], 0.9, [128] * 4, [0.1, 0.02, 0.004, 0.0008], 80_000),
+        ("cifar10-hybrid", [], 0.9, [128, 640, 640, 640], [0.1, 0.1, 0.02, 0.004], 34_750),
+        ("cifar10-increase-batch", [], 0.9, [128, 640, 3200, 16000], [0.1] * 4, 28_890),
+        ("cifar10-original", [], 0.9, [128] * 4, [0.1, 0.02, 0.004, 0.0008], 80_000),
+        ("cifar10-increase-batch-capped", [], 0.9, [128, 640, 3200, 5120], [0.1, 0.1, 0.1, 0.032], 29_188),
+        ("cifar10-increased-initial-lr", [], 0.9, [640, 3200, 5120, 5120], [0.5, 0.5, 0.16, 0.032], 6_453),
+        ("cifar10-increased-momentum", [], 0.98, [3200, 5120, 5120, 5120], [0.5, 0.16, 0.032, 0.0064], 2_352),
+        *(
+            ("cifar10-increase-batch", overrides, momentum, [128, 640, 3200, 16000], [lr] * 4, 28_890)
+            for overrides, momentum, lr in (
+                (["optimizer.name=nesterov"], 0.9, 0.1),
+                (["optimizer.name=sgd", "schedule.reference.momentum=0"], 0, 0.1),
+                (["optimizer.name=adam", "schedule.reference.lr=0.001"], 0.9, 0.001),
+            )
+        ),
+    ],
+)
+def test_the_cifar_presets_are_the_papers_tables(preset, overrides, momentum, batches, lrs, updates):
+    plan = plan_run(load_config(preset, overrides).rule_schedule(50_000), 1)
+    assert [phase.first_epoch for phase in plan.phases] == [0, 60, 120, 160]
+    assert [phase.global_batch for phase in plan.phases] == batches
+    assert [phase.lr for phase in plan.phases] == lrs
+    assert {phase.momentum for phase in plan.phases} == {momentum}
+    assert plan.total_updates == pytest.approx(updates, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("preset", "batches", "lrs"),
+    [  # updates: 1,281,167 x (30, 30, 20, 10) epochs, each share divided by its batch
+        ("imagenet-irv2-decay-lr", [8192] * 4, [3.0, 0.3, 0.03, 0.003]),
+        ("imagenet-irv2-increase-batch", [8192, 81920, 81920, 81920], [3.0, 3.0, 0.3, 0.03]),
+        ("imagenet-irv2-momentum-0.9", [8192, 65536, 65536, 65536], [3.0, 2.4, 0.24, 0.024]),
+        ("imagenet-irv2-momentum-0.95", [16384, 65536, 65536, 65536], [3.0, 1.2, 0.12, 0.012]),
+        ("imagenet-irv2-momentum-0.975", [32768, 65536, 65536, 65536], [3.0, 0.6, 0.06, 0.006]),
+        ("imagenet-rn50-8192", [8192] * 4, [3.2, 0.32, 0.032, 0.0032]),
+        ("imagenet-rn50-8192-16384", [8192, 16384, 16384, 16384], [3.2, 0.64, 0.064, 0.0064]),
+        ("imagenet-rn50-16384", [16384] * 4, [6.4, 0.64, 0.064, 0.0064]),
+    ],
+)
+def test_the_imagenet_presets_are_the_papers_tables(preset, batches, lrs):
+    config = load_config(preset)
+    plan = plan_run(config.rule_schedule(1_281_167), 256)
+    assert [phase.first_epoch for phase in plan.phases] == [0, 30, 60, 80]
+    assert [phase.global_batch for phase in plan.phases] == batches
+    assert [phase.lr for phase in plan.phases] == lrs
+    shares = zip((30, 30, 20, 10), batches, strict=True)
+    assert plan.total_updates == pytest.approx(sum(1_281_167 * epochs / batch for epochs, batch in shares), abs=3)
+    momentum = float(preset.rpartition("-")[2]) if "momentum" in preset else 0.9
+    assert {phase.momentum for phase in plan.phases} == {momentum}
+
+
 def test_the_source_is_the_argument_else_the_variable_else_the_file_else_the_embedded_preset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_config(None).name == "digits-increase-batch"
@@ -97,9 +152,32 @@ def test_no_epochs_at_all_are_refused():
         load_config("digits-hybrid", ["schedule.epochs=0"]).rule_schedule(1440)
 
 
-def test_nesterov_without_momentum_is_refused():
-    with pytest.raises(ConfigError, match=r"nesterov needs schedule\.reference\.momentum above 0"):
-        load_config("digits-hybrid", ["optimizer.nesterov=true", "schedule.reference.momentum=0"])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.name=nesterov", "schedule.reference.momentum=0"], "nesterov needs a momentum above 0"),
+        (["optimizer.name=nesterov", "schedule.start.momentum=0"], "nesterov needs a momentum above 0"),
+        (["optimizer.name=sgd"], r"sgd has no momentum: set schedule\.reference\.momentum=0"),
+        (["optimizer.name=sgd", "schedule.reference.momentum=0", "schedule.start.momentum=0.5"], "sgd has no momentum"),
+        (
+            ["optimizer.name=sgd", "schedule.reference.momentum=0", "schedule.curve.drops.0.by=momentum"],
+            "sgd has no momentum",
+        ),
+        (["schedule.form=square_root"], "square_root is the rule of adam and adamw, and the optimizer is momentum"),
+        (["optimizer.beta2=0.99"], "beta2 belongs to adam and adamw, and the optimizer is momentum: leave it"),
+        (["optimizer.name=lars", "optimizer.eps=1.0e-6"], "eps belongs to adam and adamw"),
+        (["optimizer.name=adam", "optimizer.trust_coefficient=0.01"], "trust_coefficient belongs to lars"),
+        (["optimizer.name=adm"], "optimizer.name"),
+    ],
+)
+def test_an_optimizer_that_does_not_fit_the_schedule_is_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("digits-hybrid", overrides)
+
+
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "adam", "adamw", "lars"])
+def test_every_optimizer_is_named_by_one_override(name):
+    assert load_config("digits-hybrid", [f"optimizer.name={name}"]).optimizer.name == name
 
 
 @pytest.mark.parametrize(
@@ -122,7 +200,7 @@ def test_files_that_are_no_configuration_are_refused(tmp_path, text, message):
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest_and_the_list():
-    with pytest.raises(ConfigError, match=r"did you mean 'digits-hybrid'\?\); presets: digits-decay-lr"):
+    with pytest.raises(ConfigError, match=r"did you mean 'digits-hybrid'\?\); presets: cifar10-decay-lr"):
         load_config("digit-hybrid")
 
 

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.rule import EpochDecision, Limits, NoiseCurve, NoiseDrop, PlanError, Reference, Schedule, Warmup, decide
+from trainer.rule import (
+    AdamConstants,
+    EpochDecision,
+    Limits,
+    NoiseCurve,
+    NoiseDrop,
+    PlanError,
+    Reference,
+    Schedule,
+    Start,
+    Warmup,
+    decide,
+)
 from trainer.rule.run_plan import plan_run, walk
 
 pytestmark = pytest.mark.unit
@@ -16,7 +28,7 @@ pytestmark = pytest.mark.unit
 CIFAR = 50_000
 
 
-def stepped(*levers, cap=None, max_lr=None, reference=None, form="large_dataset", max_micro_batch=128):
+def stepped(*levers, cap=None, max_lr=None, reference=None, form="large_dataset", max_micro_batch=128, **more):
     """The paper's CIFAR-10 curve, g / 5 at 60, 120 and 160, with a lever for each step."""
     drops = tuple(NoiseDrop(epoch, 5, lever) for epoch, lever in zip((60, 120, 160), levers, strict=True))
     return Schedule(
@@ -26,6 +38,7 @@ def stepped(*levers, cap=None, max_lr=None, reference=None, form="large_dataset"
         epochs=204.8,
         curve=NoiseCurve("steps", "batch", drops),
         form=form,
+        **more,
     )
 
 
@@ -45,12 +58,12 @@ def phases(schedule, world_size=1):
         ),
         (stepped("batch", "batch", "batch", cap=5120), [(128, 0.1), (640, 0.1), (3200, 0.1), (5120, 0.032)], 29_188),
         (
-            stepped("batch", "batch", "batch", cap=5120, reference=Reference(0.5, 640)),
+            stepped("batch", "batch", "batch", cap=5120, start=Start(lr=0.5)),
             [(640, 0.5), (3200, 0.5), (5120, 0.16), (5120, 0.032)],
             6_453,
         ),
         (
-            stepped("batch", "batch", "batch", cap=5120, reference=Reference(0.5, 3200, 0.98)),
+            stepped("batch", "batch", "batch", cap=5120, start=Start(lr=0.5, momentum=0.98)),
             [(3200, 0.5), (5120, 0.16), (5120, 0.032), (5120, 0.0064)],
             2_352,
         ),
@@ -62,6 +75,70 @@ def test_the_papers_cifar_schedules_come_out_to_the_update(schedule, expected, u
     assert plan.total_updates == pytest.approx(updates, abs=3)  # the stream never breaks: fractional counts
     assert [phase.first_epoch for phase in plan.phases] == [0, 60, 120, 160]
     assert plan.phases[-1].last_epoch == 204
+
+
+@pytest.mark.parametrize(
+    ("start", "first_phase"),
+    [  # B in proportion to lr, and to 1/(1-m)
+        (Start(), (128, 0.1, 0.9)),
+        (Start(lr=3.2), (4096, 3.2, 0.9)),
+        (Start(momentum=0.95), (256, 0.1, 0.95)),
+        (Start(momentum=0.8), (64, 0.1, 0.8)),
+        (Start(lr=0.2, momentum=0.98), (1280, 0.2, 0.98)),
+        (Start(lr=0.05, momentum=0), (6, 0.05 * 6 / 6.4, 0)),  # 6.4 samples are 6, and lr absorbs the rest
+    ],
+)
+def test_another_start_on_the_same_curve_takes_the_batch_that_keeps_g(start, first_phase):
+    schedule = stepped("batch", "batch", "batch", start=start)
+    assert phases(schedule)[0] == pytest.approx(first_phase, rel=1e-12)
+    assert decide(schedule, 0, 1).sgd_noise_scale == pytest.approx(390.625, rel=1e-12)
+
+
+def test_momentum_may_rise_between_epochs_and_the_batch_with_it():
+    curve = NoiseCurve("steps", drops=(NoiseDrop(2, 0.2, "momentum"), NoiseDrop(2, 5, "batch")))
+    assert phases(Schedule(Reference(0.1, 128), Limits(128), CIFAR, 4, curve)) == [(128, 0.1, 0.9), (640, 0.1, 0.98)]
+
+
+def adam(reference_momentum=0.9, beta2=0.999, **more):
+    """The paper's Adam: lr / 100."""
+    return {
+        "reference": Reference(0.001, 128, reference_momentum),
+        "form": "square_root",
+        "adam": AdamConstants(beta2, 1e-8),
+    } | more
+
+
+def test_under_the_square_root_rule_a_fall_of_lr_by_2_is_a_batch_4_times_as_large():
+    curve = NoiseCurve("steps", drops=(NoiseDrop(1, 2, "batch"), NoiseDrop(2, 2, "lr")))
+    schedule = Schedule(limits=Limits(128), dataset_size=CIFAR, epochs=3, curve=curve, **adam())
+    decisions = [decide(schedule, epoch, 1) for epoch in range(3)]
+    assert [(d.plan.global_batch, d.lr) for d in decisions] == [(128, 0.001), (512, 0.001), (512, 0.0005)]
+    # lr sqrt(N/B): arXiv:2205.10287
+    assert [d.sgd_noise_scale for d in decisions] == pytest.approx(
+        [0.001 * (CIFAR / 128) ** 0.5 / k for k in (1, 2, 4)]
+    )
+    # 4 times the batch: 1 - 4 (1 - beta), eps / 2
+    assert [d.momentum for d in decisions] == pytest.approx([0.9, 0.6, 0.6])
+    assert [d.adam.beta2 for d in decisions] == pytest.approx([0.999, 0.996, 0.996])
+    assert [d.adam.eps for d in decisions] == pytest.approx([1e-8, 5e-9, 5e-9])
+
+
+def test_the_batch_stops_where_a_beta_of_adam_would_fall_below_0():
+    phases = plan_run(stepped("batch", "lr", "lr", **adam(), cap=CIFAR), 1).phases
+    # x 25 in batch is asked for; beta1 = 0.9 allows x 10, which takes sqrt(10) of the fall, and lr the rest
+    assert [(p.global_batch, p.limited_by) for p in phases[:2]] == [(128, "schedule"), (1280, "Adam's betas")]
+    assert phases[1].lr == pytest.approx(0.001 * 10**0.5 / 5)
+    assert phases[1].momentum == 0
+    without_beta1 = plan_run(stepped("batch", "lr", "lr", **adam(reference_momentum=0), cap=CIFAR), 1).phases
+    assert [(p.global_batch, p.momentum) for p in without_beta1[:2]] == [(128, 0), (3200, 0)]
+
+
+@pytest.mark.parametrize(
+    "more", [{"start": Start(momentum=0.5)}, {"curve": NoiseCurve("steps", drops=(NoiseDrop(1, 2, "momentum"),))}]
+)
+def test_momentum_is_no_lever_under_the_square_root_rule(more):
+    with pytest.raises(PlanError, match=r"\(beta1\) follows the batch: use the levers batch and lr"):
+        Schedule(limits=Limits(128), dataset_size=CIFAR, epochs=3, **adam(), **more)
 
 
 def test_imagenet_at_the_cap_splits_a_fall_between_batch_and_lr():
@@ -171,6 +248,8 @@ def test_a_noise_scale_beyond_numbers_is_refused(curve):
 
 
 def test_a_decision_survives_its_journey_as_text():
+    adams = decide(stepped("batch", "lr", "lr", **adam()), 61, 3)
+    assert EpochDecision.from_json(adams.to_json()) == adams
     decision = decide(stepped("batch", "lr", "lr"), 61, 3)
     assert EpochDecision.from_json(decision.to_json()) == decision
     assert EpochDecision.from_json(decision.to_json()).digest() == decision.digest()
@@ -183,7 +262,7 @@ curves = st.one_of(
         NoiseCurve, st.sampled_from(["constant", "cosine", "linear", "polynomial"]), levers, power=st.floats(0.5, 400)
     ),
     st.lists(
-        st.tuples(st.integers(0, 9), st.floats(0.5, 20), levers), min_size=1, max_size=4, unique_by=lambda d: d[0]
+        st.tuples(st.integers(0, 9), st.floats(0.5, 20), levers), min_size=1, max_size=4, unique_by=lambda d: d[::2]
     ).map(lambda drops: NoiseCurve("steps", "batch", tuple(NoiseDrop(*drop) for drop in sorted(drops)))),
 )
 
@@ -191,6 +270,10 @@ curves = st.one_of(
 @st.composite
 def schedules(draw):
     size = draw(st.integers(1_000, 2_000_000))
+    curve = draw(curves)
+    form = draw(st.sampled_from(["large_dataset", "exact", *(["square_root"] * ("momentum" not in curve.levers))]))
+    for_adam = form == "square_root"
+    start_lr, start_momentum = draw(st.none() | st.floats(1e-4, 10)), draw(st.none() | st.floats(0, 0.99))
     return Schedule(
         Reference(draw(st.floats(1e-4, 10)), draw(st.integers(1, size // 2)), draw(st.floats(0, 0.99))),
         Limits(
@@ -200,10 +283,12 @@ def schedules(draw):
         ),
         size,
         draw(st.floats(0.3, 12)),
-        draw(curves),
-        draw(st.sampled_from(["large_dataset", "exact"])),
+        curve,
+        form,
         Warmup(),
         draw(st.none() | st.integers(2, 512)),
+        Start(start_lr, None if for_adam else start_momentum),
+        AdamConstants(draw(st.floats(0, 0.9999)), 1e-8) if for_adam else None,
     )
 
 

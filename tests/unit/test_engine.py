@@ -18,10 +18,10 @@ from trainer.engine.clock import Clock
 from trainer.engine.errors import TrainingError
 from trainer.engine.evaluate import evaluate
 from trainer.engine.guarded_input import GuardedInput
-from trainer.engine.optimizer import build_sgd, set_lr_and_momentum
+from trainer.engine.optimizer import build_optimizer
 from trainer.engine.update import run_update
 from trainer.models import build_model
-from trainer.rule import BatchPlan, Limits, Reference, Schedule, decide
+from trainer.rule import BatchPlan
 
 pytestmark = pytest.mark.unit
 
@@ -37,7 +37,7 @@ def batch(samples, seed=0, classes=10):
 def model_and_optimizer(lr=0.1):
     torch.manual_seed(0)
     model = build_model("small-convnet", 10, ghost_batch=4)
-    return model, build_sgd(model, lr, 0.9, nesterov=False, weight_decay=0.0, decay_norms_and_biases=False)
+    return model, build_optimizer("momentum", model, lr=lr, momentum=0.9, weight_decay=0.0)
 
 
 def test_an_update_is_one_step_of_plain_sgd_on_the_mean_loss():
@@ -61,25 +61,6 @@ def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_steps():
         run_update(model, optimizer, LocalCollective(), iter([(images, labels)]), BatchPlan(4, 1, 1))
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]), name
-
-
-def test_weight_decay_leaves_norms_and_biases_alone_unless_asked():
-    model, _ = model_and_optimizer()
-    groups = build_sgd(model, 0.1, 0.9, False, 5e-4, decay_norms_and_biases=False).param_groups
-    assert {(parameter.ndim > 1, group["weight_decay"]) for group in groups for parameter in group["params"]} == {
-        (True, 5e-4),
-        (False, 0.0),
-    }
-    (group,) = build_sgd(model, 0.1, 0.9, False, 5e-4, decay_norms_and_biases=True).param_groups
-    assert group["weight_decay"] == 5e-4
-    assert len(group["params"]) == len(list(model.parameters()))
-
-
-def test_a_decision_reaches_every_parameter_group():
-    _model, optimizer = model_and_optimizer()
-    decision = decide(Schedule(Reference(0.3, 16, 0.8), Limits(16), 1000, 2), 0, 1)
-    set_lr_and_momentum(optimizer, decision, warmup_factor=0.5)
-    assert [(group["lr"], group["momentum"]) for group in optimizer.param_groups] == [(0.15, 0.8)] * 2
 
 
 def test_evaluation_counts_every_image_once_however_it_is_cut():

@@ -58,7 +58,9 @@ def test_warm_up_grows_in_a_line_from_update_to_update():
     [
         (lambda: NoiseCurve("steps"), "needs drops"),
         (lambda: NoiseCurve("cosine", drops=(NoiseDrop(1, 5),)), "set shape to steps"),
-        (lambda: NoiseCurve("steps", drops=(NoiseDrop(5, 5), NoiseDrop(5, 2))), "must rise"),
+        (lambda: NoiseCurve("steps", drops=(NoiseDrop(6, 5), NoiseDrop(5, 2))), "must rise"),
+        (lambda: NoiseCurve("steps", drops=(NoiseDrop(5, 5), NoiseDrop(5, 2))), "name a lever twice"),
+        (lambda: NoiseCurve("steps", "lr", (NoiseDrop(5, 5), NoiseDrop(5, 2, "lr"))), "name a lever twice"),
         (lambda: NoiseCurve("polynomial", power=0), "must be above 0"),
         (lambda: NoiseDrop(-1, 5), "count epochs from 0"),
         (lambda: NoiseDrop(1, 0), "must be above 0"),

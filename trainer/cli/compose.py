@@ -15,7 +15,7 @@ from trainer.cli.fleet import FleetError, cores_per_worker
 from trainer.collective.agreement import first_rank_that_differs, together
 from trainer.collective.collective import Collective
 from trainer.config import ConfigError, TrainConfig
-from trainer.engine.optimizer import build_sgd
+from trainer.engine.optimizer import build_optimizer
 from trainer.environment import Launch, cache_folder
 from trainer.models import build_model
 
@@ -75,13 +75,15 @@ def build_parts(config: TrainConfig, dataset: Dataset, launch: Launch, device: t
     torch.manual_seed(config.seed)
     model = build_model(config.model.name, len(dataset.class_names), config.model.ghost_batch).to(device)
     reference = config.schedule.reference  # where the optimizer starts; the loop sets both before every update
-    optimizer = build_sgd(
+    optimizer = build_optimizer(
+        config.optimizer.name,
         model,
         lr=reference.lr,
         momentum=reference.momentum,
-        nesterov=config.optimizer.nesterov,
         weight_decay=config.optimizer.weight_decay,
         decay_norms_and_biases=config.optimizer.decay_norms_and_biases,
+        adam=config.optimizer.adam_constants,
+        trust_coefficient=config.optimizer.trust_coefficient,
     )
     pipeline = open_pipeline(
         dataset,

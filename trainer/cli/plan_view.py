@@ -13,6 +13,7 @@ from rich.table import Table
 
 from trainer.config import TrainConfig
 from trainer.rule import Phase, RunPlan
+from trainer.rule.adam_scaling import scale_constants
 from trainer.rule.coordinator import NOT_LIMITED
 
 # heading, a phase's cell, and whether a narrow terminal does without it
@@ -29,6 +30,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Phase], str], bool], ...] = (
     ("batch\nlimited by", lambda phase: "" if phase.limited_by == NOT_LIMITED else phase.limited_by, False),
 )
 _WIDE = 96
+_SLOW_SHARE = 0.1  # of a phase
 
 
 def plain_console(quiet: bool = False) -> Console:
@@ -89,10 +91,40 @@ def plan_notes(config: TrainConfig, plan: RunPlan) -> list[str]:
             f"the ghost batch is {ghost} samples, and micro-batches that are no multiple of it are normalised in "
             f"equal parts: {sizes}"
         )
+    notes += _momentum_notes(plan)
+    if config.schedule.form == "square_root":
+        notes.append(_adam_note(config, plan))
     warmup = config.schedule.warmup
     if warmup.epochs > 0:
         notes.append(f"lr grows from {warmup.start_factor:g} of itself over the first {warmup.epochs:g} epochs")
     return notes
+
+
+def _momentum_notes(plan: RunPlan) -> list[str]:
+    """Where the momentum buffer follows a change so slowly that it costs epochs (arXiv:1711.00489, equation 8)."""
+    slow = [
+        phase
+        for phase in plan.phases
+        if phase.momentum_epochs > (1 + 1e-9) * min(1.0, _SLOW_SHARE * (phase.last_epoch + 1 - phase.first_epoch))
+    ]
+    if not slow:
+        return []
+    worst = max(slow, key=lambda phase: phase.momentum_epochs)
+    epochs = f"{worst.momentum_epochs:.3g}"
+    return [
+        f"momentum {worst.momentum:.5g} at batch {worst.global_batch:,} follows a change over {epochs} "
+        f"epoch{'s' if epochs != '1' else ''}, which may cost accuracy (slow in epochs "
+        f"{', '.join(_span(phase.first_epoch, phase.last_epoch) for phase in slow)}): a lower momentum or batch is faster"
+    ]
+
+
+def _adam_note(config: TrainConfig, plan: RunPlan) -> str:
+    """The constants that the square-root rule moves and the table has no room for."""
+    reference = config.schedule.reference
+    sizes = sorted({phase.global_batch for phase in plan.phases})
+    scaled = [scale_constants(config.optimizer.adam_constants, size / reference.global_batch) for size in sizes]
+    each = "; ".join(f"{b:,}: {c.beta2:.6g}, {c.eps:.3g}" for b, c in zip(sizes, scaled, strict=True))
+    return f"square-root rule, g = lr sqrt(N/B): momentum is Adam's beta1; beta2 and eps at batch {each}"
 
 
 def _span(first: int, last: int) -> str:

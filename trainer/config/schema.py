@@ -13,8 +13,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dali_pipelines.augmentation import Augmentation
-from trainer.rule import Limits, NoiseCurve, Reference, Schedule, Warmup
+from trainer.rule import AdamConstants, Limits, NoiseCurve, Reference, Schedule, Start, Warmup
 from trainer.rule.noise_scale import NoiseForm
+
+OptimizerName = Literal["sgd", "momentum", "nesterov", "adam", "adamw", "lars"]
+ADAMS = ("adam", "adamw")
 
 
 class ConfigError(ValueError):
@@ -55,6 +58,7 @@ class ScheduleConfig(Section):
 
     epochs: float
     reference: Reference
+    start: Start = Start()
     curve: NoiseCurve = NoiseCurve()
     form: NoiseForm = "large_dataset"
     warmup: Warmup = Warmup()
@@ -62,25 +66,48 @@ class ScheduleConfig(Section):
 
 
 class ModelConfig(Section):
-    """ghost_batch: samples that share batch-norm statistics, the same for every batch; null leaves batch norm alone."""
+    """ghost_batch: samples that share batch-norm statistics, the same for every batch; null leaves batch norm alone.
+
+    zero_init: the last batch-norm scale of each residual block starts at 0, so that the block starts as its shortcut.
+    """
 
     name: str = "small-convnet"
     ghost_batch: int | None = Field(default=None, ge=2)
+    zero_init: bool = False
 
 
 class OptimizerConfig(Section):
-    """lr and momentum come from the schedule."""
+    """lr and momentum (beta1 of Adam) come from the schedule. null: the optimizer's usual value, or none of its own."""
 
-    name: Literal["sgd"] = "sgd"
-    nesterov: bool = False
+    name: OptimizerName = "momentum"
     weight_decay: float = Field(default=5.0e-4, ge=0)
     decay_norms_and_biases: bool = False
+    beta2: float | None = Field(default=None, ge=0, lt=1)
+    eps: float | None = Field(default=None, gt=0)
+    trust_coefficient: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _constants_fit_the_optimizer(self) -> OptimizerConfig:
+        for key, owners in (("beta2", ADAMS), ("eps", ADAMS), ("trust_coefficient", ("lars",))):
+            if getattr(self, key) is not None and self.name not in owners:
+                raise ValueError(f"{key} belongs to {' and '.join(owners)}, and the optimizer is {self.name}: leave it")
+        return self
+
+    @property
+    def adam_constants(self) -> AdamConstants:
+        """beta2 and eps of Adam at the reference's batch."""
+        given = {"beta2": self.beta2, "eps": self.eps}
+        return AdamConstants(**{key: value for key, value in given.items() if value is not None})
 
 
 class TrackingConfig(Section):
-    """mlflow: "auto" (MLFLOW_TRACKING_URI, else a file in the output folder), "off", or the address of a server."""
+    """mlflow: "auto" (MLFLOW_TRACKING_URI, else a file in the output folder), "off", or the address of a server.
+
+    parent: the uid of the sweep that the run belongs to; `trainer sweep` sets it.
+    """
 
     mlflow: str = "auto"
+    parent: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
 
     @field_validator("mlflow", mode="before")
     @classmethod
@@ -106,9 +133,20 @@ class TrainConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> TrainConfig:
-        if self.optimizer.nesterov and self.schedule.reference.momentum == 0:
-            raise ValueError("optimizer.nesterov needs schedule.reference.momentum above 0")
+    def _optimizer_fits_the_schedule(self) -> TrainConfig:
+        name, schedule = self.optimizer.name, self.schedule
+        momentum = schedule.reference.momentum if schedule.start.momentum is None else schedule.start.momentum
+        if name == "nesterov" and momentum == 0:
+            raise ValueError("optimizer nesterov needs a momentum above 0: set schedule.reference.momentum")
+        if name == "sgd" and (momentum > 0 or "momentum" in schedule.curve.levers):
+            raise ValueError(
+                "optimizer sgd has no momentum: set schedule.reference.momentum=0, or optimizer.name=momentum"
+            )
+        if schedule.form == "square_root" and name not in ADAMS:
+            raise ValueError(
+                f"schedule.form square_root is the rule of adam and adamw, and the optimizer is {name}: set "
+                f"schedule.form=large_dataset"
+            )
         return self
 
     def rule_schedule(self, dataset_size: int) -> Schedule:
@@ -123,6 +161,8 @@ class TrainConfig(Section):
             form=section.form,
             warmup=section.warmup,
             ghost_batch=self.model.ghost_batch,
+            start=section.start,
+            adam=self.optimizer.adam_constants if section.form == "square_root" else None,
         )
 
 

@@ -20,7 +20,7 @@ from trainer.engine.clock import Clock
 from trainer.engine.errors import TrainingError
 from trainer.engine.evaluate import Evaluation, evaluate
 from trainer.engine.guarded_input import GuardedInput
-from trainer.engine.optimizer import set_lr_and_momentum
+from trainer.engine.optimizer import apply_decision
 from trainer.engine.run_state import RunState, TargetReached
 from trainer.engine.update import run_update
 from trainer.rule import EpochDecision, Schedule, decide, updates_in_epoch, warmup_factor
@@ -123,7 +123,7 @@ def _train_epoch(
     loss_sum = torch.zeros((), dtype=torch.float64, device=job.device)
     for _ in range(updates):
         factor = warmup_factor(state.samples_seen / schedule.dataset_size, schedule.warmup)
-        set_lr_and_momentum(job.optimizer, decision, factor)
+        apply_decision(job.optimizer, decision, factor)
         try:
             loss = run_update(module, job.optimizer, collective, batches, plan, job.autocast_to)
         except TrainingError as error:

@@ -4,8 +4,9 @@ The whole of it in one call: `plan_run(schedule, world_size)` says the batch, th
 every epoch; `decide(schedule, epoch, world_size)` says them for one.
 """
 
+from trainer.rule.adam_scaling import AdamConstants
 from trainer.rule.batch_plan import BatchPlan, fit_batch
-from trainer.rule.coordinator import EpochDecision, Limits, Reference, Schedule, decide
+from trainer.rule.coordinator import EpochDecision, Limits, Reference, Schedule, Start, decide
 from trainer.rule.errors import PlanError
 from trainer.rule.noise_scale import (
     global_batch_for_sgd_noise_scale,
@@ -18,6 +19,7 @@ from trainer.rule.run_plan import Phase, RunPlan, plan_run, updates_in_epoch
 from trainer.rule.schedule import NoiseCurve, NoiseDrop, Warmup, warmup_factor
 
 __all__ = [
+    "AdamConstants",
     "BatchPlan",
     "EpochDecision",
     "Limits",
@@ -28,6 +30,7 @@ __all__ = [
     "Reference",
     "RunPlan",
     "Schedule",
+    "Start",
     "Warmup",
     "decide",
     "fit_batch",

@@ -15,6 +15,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 
+from trainer.rule.adam_scaling import AdamConstants, largest_batch_ratio, scale_beta, scale_constants
 from trainer.rule.batch_plan import BatchPlan, fit_batch
 from trainer.rule.errors import PlanError
 from trainer.rule.noise_scale import (
@@ -44,6 +45,23 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run begins on the reference's curve: another lr or momentum; the batch follows, so that g stays.
+
+    lr x 5 begins with batch x 5; momentum 0.98 in place of 0.9 also with batch x 5. None: the reference's own.
+    """
+
+    lr: float | None = None
+    momentum: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
+            raise PlanError(f"lr {self.lr:g} of the start must be above 0")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise PlanError(f"momentum {self.momentum:g} of the start is outside [0, 1)")
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What hardware and stability allow: samples per worker at once, samples per update (default N/10), lr."""
 
@@ -63,7 +81,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """Everything that decides the batch and lr of a run except the fleet. dataset_size in samples; epochs may be
-    fractional; ghost_batch (samples) lets the cut of a batch respect batch norm's groups."""
+    fractional; ghost_batch (samples) lets the cut of a batch respect batch norm's groups; adam goes with the form
+    square_root."""
 
     reference: Reference
     limits: Limits
@@ -73,8 +92,15 @@ class Schedule:
     form: NoiseForm = "large_dataset"
     warmup: Warmup = field(default_factory=Warmup)
     ghost_batch: int | None = None
+    start: Start = field(default_factory=Start)
+    adam: AdamConstants | None = None
 
     def __post_init__(self) -> None:
+        assert (self.form == "square_root") == (self.adam is not None), "the square-root rule is Adam's"
+        if self.form == "square_root" and ("momentum" in self.curve.levers or self.start.momentum is not None):
+            raise PlanError(
+                "under the square-root rule the momentum of Adam (beta1) follows the batch: use the levers batch and lr"
+            )
         if self.dataset_size < 1:
             raise PlanError(f"a dataset of {self.dataset_size} samples cannot be planned: it needs at least one")
         if not (self.epochs > 0 and math.isfinite(self.epochs)):
@@ -96,7 +122,8 @@ class EpochDecision:
     """What the coordinator said for one epoch, and why.
 
     lr is the one after warm-up. sgd_noise_scale is what plan, lr and momentum give, target_sgd_noise_scale what the
-    curve asks for, both in the schedule's form. limited_by names what held the batch below the schedule's wish.
+    curve asks for, both in the schedule's form. limited_by names what held the batch below the schedule's wish. adam:
+    its constants at this batch where the schedule scales them, else None.
     """
 
     epoch: int
@@ -106,6 +133,7 @@ class EpochDecision:
     sgd_noise_scale: float
     target_sgd_noise_scale: float
     limited_by: str
+    adam: AdamConstants | None = None
 
     def to_json(self) -> str:
         """Every field as text; floats keep every bit."""
@@ -115,7 +143,8 @@ class EpochDecision:
     def from_json(text: str) -> EpochDecision:
         """The decision that to_json wrote."""
         fields = json.loads(text)
-        return EpochDecision(**{**fields, "plan": BatchPlan(**fields["plan"])})
+        adam = AdamConstants(**fields["adam"]) if fields["adam"] else None
+        return EpochDecision(**{**fields, "plan": BatchPlan(**fields["plan"]), "adam": adam})
 
     def digest(self) -> str:
         """Hex digest of every field: two ranks that agree on it hold the same decision."""
@@ -140,8 +169,9 @@ def decide(schedule: Schedule, epoch: int, world_size: int) -> EpochDecision:
         raise PlanError(
             f"epoch {epoch}: the noise scale would be {target:g}, which no lr and batch can follow: change the curve"
         )
-    momentum, lr_divisor = _momentum_and_lr_divisor(reference.momentum, divisors)
-    wanted_lr = reference.lr / lr_divisor
+    start_momentum = reference.momentum if schedule.start.momentum is None else schedule.start.momentum
+    momentum, lr_divisor = _momentum_and_lr_divisor(start_momentum, divisors)
+    wanted_lr = (schedule.start.lr or reference.lr) / lr_divisor
     limited_by = NOT_LIMITED
     max_lr = schedule.limits.max_lr
     if max_lr is not None and wanted_lr > max_lr:
@@ -165,7 +195,11 @@ def decide(schedule: Schedule, epoch: int, world_size: int) -> EpochDecision:
         limited_by = "world_size"
     lr = min(_tidy(lr_for_sgd_noise_scale(target, plan.global_batch, size, momentum, form)), max_lr or math.inf)
     reached = sgd_noise_scale(lr, plan.global_batch, size, momentum, form)
-    return EpochDecision(epoch, plan, lr, momentum, reached, target, limited_by)
+    adam = None
+    if schedule.adam is not None:
+        batch_ratio = plan.global_batch / reference.global_batch
+        momentum, adam = scale_beta(momentum, batch_ratio), scale_constants(schedule.adam, batch_ratio)
+    return EpochDecision(epoch, plan, lr, momentum, reached, target, limited_by, adam)
 
 
 def _start_noise_scale(schedule: Schedule) -> float:
@@ -190,12 +224,16 @@ def _momentum_and_lr_divisor(start: float, divisors: NoiseDivisors) -> tuple[flo
 
 def _batch_cap(schedule: Schedule) -> tuple[int, str]:
     """Most samples per update, and the name of what says so. No update takes a sample twice; in the exact form none
-    takes the whole dataset, which has no noise."""
-    whole = schedule.dataset_size - (1 if schedule.form == "exact" else 0)
+    takes the whole dataset, which has no noise; under the square-root rule Adam's betas stay at or above 0."""
     given = schedule.limits.max_global_batch
-    if given is None:
-        return max(1, schedule.dataset_size // 10), "dataset_size / 10"
-    return (given, "max_global_batch") if given <= whole else (whole, "dataset_size")
+    tenth = (max(1, schedule.dataset_size // 10), "dataset_size / 10")
+    whole = (schedule.dataset_size - (1 if schedule.form == "exact" else 0), "dataset_size")
+    caps = [tenth if given is None else (given, "max_global_batch"), whole]
+    if schedule.adam is not None:
+        ratio = largest_batch_ratio(schedule.reference.momentum, schedule.adam.beta2)
+        if math.isfinite(ratio):
+            caps.append((_floor(ratio * schedule.reference.global_batch), "Adam's betas"))
+    return min(caps, key=lambda cap: cap[0])
 
 
 def _floor(samples: float) -> int:

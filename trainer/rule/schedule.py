@@ -57,10 +57,19 @@ class NoiseCurve:
                 else f"drops belong to a curve of steps, and this one is {self.shape}: set shape to steps"
             )
         epochs = [drop.epoch for drop in self.drops]
-        if any(later <= earlier for earlier, later in itertools.pairwise(epochs)):
-            raise PlanError(f"the epochs {epochs} of the drops must rise: sort them, and merge drops of one epoch")
+        if any(later < earlier for earlier, later in itertools.pairwise(epochs)):
+            raise PlanError(f"the epochs {epochs} of the drops must rise: sort them")
+        if len({(drop.epoch, drop.by or self.by) for drop in self.drops}) < len(epochs):
+            raise PlanError(f"the epochs {epochs} of the drops name a lever twice: merge drops of one epoch and lever")
         if not (self.power > 0 and math.isfinite(self.power)):
             raise PlanError(f"power {self.power:g} of the polynomial must be above 0")
+
+    @property
+    def levers(self) -> frozenset[Lever]:
+        """The levers that the curve moves."""
+        if self.shape == "steps":
+            return frozenset(drop.by or self.by for drop in self.drops)
+        return frozenset() if self.shape == "constant" else frozenset({self.by})
 
 
 @dataclass(frozen=True, slots=True)
