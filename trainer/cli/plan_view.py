@@ -111,10 +111,11 @@ def _momentum_notes(plan: RunPlan) -> list[str]:
         return []
     worst = max(slow, key=lambda phase: phase.momentum_epochs)
     epochs = f"{worst.momentum_epochs:.3g}"
+    spans = ", ".join(_span(phase.first_epoch, phase.last_epoch) for phase in slow)
     return [
         f"momentum {worst.momentum:.5g} at batch {worst.global_batch:,} follows a change over {epochs} "
-        f"epoch{'s' if epochs != '1' else ''}, which may cost accuracy (slow in epochs "
-        f"{', '.join(_span(phase.first_epoch, phase.last_epoch) for phase in slow)}): a lower momentum or batch is faster"
+        f"epoch{'s' if epochs != '1' else ''}, which may cost accuracy (slow in epochs {spans}): a lower momentum or "
+        f"batch is faster"
     ]
 
 
