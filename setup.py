@@ -17,6 +17,7 @@ REQUIREMENTS = [
     "pyyaml>=6.0",
     "rich>=13",
     "scikit-learn>=1.3",  # the handwritten digits of the demo
+    "scipy>=1.11",  # Welch's test between schedules
     "torch>=2.4",
 ]
 

@@ -56,6 +56,8 @@ def test_each_library_has_one_door(library, allowed):
         ("trainer/models", ("trainer.engine", "trainer.cli", "trainer.config", "trainer.collective")),
         ("trainer/tracking", ("trainer.engine", "trainer.cli", "trainer.config", "trainer.report", "torch")),
         ("trainer/report", ("trainer.engine", "trainer.cli", "trainer.config", "torch")),
+        ("trainer/sweep", ("trainer.engine", "trainer.cli", "trainer.report", "trainer.collective", "trainer.models",
+                           "dali_pipelines", "torch")),
     ],
 )  # fmt: skip
 def test_a_layer_knows_nothing_above_or_beside_it(layer, forbidden):
@@ -74,7 +76,14 @@ def test_only_one_file_reads_the_environment():
     assert readers == {"trainer/environment.py", "trainer/tracking/mlflow_store.py"}
 
 
-@pytest.mark.parametrize("command", [["--help"], ["plan", "digits-hybrid", "--workers", "2"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["plan", "digits-hybrid", "--workers", "2"],
+        ["sweep", "digits-hybrid", "--seeds", "2", "--dry-run"],
+    ],
+)
 def test_planning_needs_no_torch_and_no_mlflow(command):
     code = (
         "import sys; from trainer.cli.main import main\n"

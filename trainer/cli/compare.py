@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from trainer.environment import mlflow_tracking_uri
     from trainer.report.report import compare_runs, write_report
     from trainer.report.runs import load_runs
-    from trainer.report.table import NOTE, rich_table
+    from trainer.report.table import NOTE, rich_tables
     from trainer.tracking import TrackingError, resolve_tracking_uri
     from trainer.tracking.tracking_uri import is_there
 
@@ -54,10 +54,15 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare_runs(runs)
     files = write_report(comparison, args.output or folder / "comparison")
     console = Console(highlight=False)
-    console.print(rich_table(comparison.table, comparison.title))
+    for table in rich_tables(comparison.table, comparison.title, console.width):
+        console.print(table)
     console.print(NOTE)
     for finding in comparison.findings:
         console.print(f"\n{finding}")
+    if comparison.agreement is not None:
+        for table in rich_tables(comparison.agreement, "\nWithin the spread of the seeds?", console.width):
+            console.print(table)
+        console.print(comparison.agreement_note)
     console.print(f"\nPage and figures: {files[0]}", soft_wrap=True)
     if uri is not None and not args.no_store:
         console.print(_store(uri, runs[0].experiment, [record.run_uid for record in runs], files), soft_wrap=True)

@@ -85,6 +85,7 @@ def open_record(config: TrainConfig, plan: RunPlan, about: Mapping[str, str], co
                 "plan.json": json.dumps(plan_document(config.name, plan), indent=2),
                 "config.yaml": to_yaml(config),
             },
+            parent=config.tracking.parent,
         )
     )
     console.print(f"run {run_uid}: {journal.path.parent}, MLflow {without_password(uri) if uri else 'off'}")

@@ -13,7 +13,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Sends to MLflow what it lacks of a run, and the run's status. Nothing is sent twice.",
     )
     parser.add_argument(
-        "journals", nargs="+", metavar="JOURNAL", help="a journal.jsonl, a run's folder, or their folder"
+        "journals", nargs="+", metavar="JOURNAL", help="a journal, the folder of a run or a sweep, or a folder of runs"
     )
     parser.add_argument(
         "--tracking",
@@ -26,10 +26,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     from trainer.environment import mlflow_tracking_uri
-    from trainer.tracking import TrackingError, journals_in, read_journal, resolve_tracking_uri, without_password
+    from trainer.tracking import TrackingError, read_journal, records_in, resolve_tracking_uri, without_password
     from trainer.tracking.mlflow_store import send_journal
 
-    for journal in [journal for place in args.journals for journal in journals_in(Path(place))]:
+    for journal in [journal for place in args.journals for journal in records_in(Path(place))]:
         log = read_journal(journal)
         if log.torn_line is not None:
             print(f"{journal}: line {log.torn_line} is incomplete and was skipped")

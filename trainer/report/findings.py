@@ -4,18 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trainer.report.agreement import CANNOT_TELL, WITHIN, agreement, agreement_headline, comparisons_made, verdict
+from trainer.report.difference import Difference
+from trainer.report.groups import Group
 from trainer.report.outcome import Change, Cost, Outcome, change
-from trainer.report.units import accuracy, count, duration, percent_label, unit_of
+from trainer.report.sweep import Sweep
+from trainer.report.units import accuracy, count, duration, listed, p_value, percent_label, points, unit_of
+from trainer.tracking.tracker import FINISHED, RUNNING
 
 
-def findings(outcomes: Sequence[Outcome], target_top1: float | None) -> tuple[str, ...]:
-    """A finding for each recipe after the first, held against the first; for a single one, what it reached."""
+def findings(
+    outcomes: Sequence[Outcome], target_top1: float | None, differences: Sequence[Difference | None]
+) -> tuple[str, ...]:
+    """Who agrees with the first, then a finding for each of the others; for a single one, what it reached."""
     first, *others = outcomes
     if not others:
-        return (f"{_ended(first)}. {_reached_alone(first, target_top1)}".strip(),)
-    return tuple(
-        " ".join(filter(None, (_whole_run(first, other), _to_target(first, other, target_top1)))) for other in others
+        return (f"{_ended(first)}. {_reached_alone(first, target_top1)} {_not_counted(first)}".strip(),)
+    return (
+        agreement_headline(outcomes, differences, 0),
+        *(
+            _sentences(
+                _whole_run(first, other, difference),
+                _to_target(first, other, target_top1),
+                _not_counted(other),
+            )
+            for other, difference in zip(others, differences[1:], strict=True)
+        ),
+        *filter(None, [_not_counted(first)]),
     )
+
+
+def sweep_findings(
+    outcomes: Sequence[Outcome], sweep: Sweep, best: int, differences: Sequence[Difference | None]
+) -> tuple[str, ...]:
+    """The best value of a sweep, which values end within its spread, and which fall off. differences: from the best."""
+    values = {number: f"{sweep.values[number]:g}" for number in sweep.order}
+    by_verdict: dict[str, list[str]] = {}
+    for number, value in values.items():
+        difference = differences[number]
+        if difference is None:
+            value = f"{value} ({_verb(outcomes[number])} {accuracy(outcomes[number].final_top1)})"
+        elif verdict(difference) != WITHIN:
+            value = f"{value} (by {points(difference.mean)} points, {p_value(difference.p)})"
+        if number != best:
+            by_verdict.setdefault(verdict(difference), []).append(value)
+    told = {
+        WITHIN: "Within the spread of its seeds",
+        "lower alone": f"Lower if asked alone, but not as one of {comparisons_made(differences)} comparisons",
+        "lower": "Lower than the seeds explain",
+        CANNOT_TELL: "Too few finished runs, or no spread among them, to tell",
+    }
+    return (
+        _sentences(
+            f"{sweep.key} = {values[best]} ended best, at {accuracy(outcomes[best].final_top1)}.",
+            *(f"{what}: {listed(by_verdict[kind])}." for kind, what in told.items() if kind in by_verdict),
+        ),
+        *filter(None, map(_not_counted, outcomes)),
+    )
+
+
+def broken_off(group: Group) -> str:
+    """What is known of runs that failed in their first epoch."""
+    error = group.left_out[0].error
+    return f"{group.label} broke off in its first epoch" + (f": {error}." if error else ".")
 
 
 def updates_change(difference: Change | None) -> str:
@@ -28,12 +79,16 @@ def time_change(difference: Change | None) -> str:
     return _in_words(difference, "less time", "more time", "about the same time")
 
 
-def _whole_run(first: Outcome, other: Outcome) -> str:
+def _whole_run(first: Outcome, other: Outcome, difference: Difference | None) -> str:
     label, baseline = other.group.label, first.group.label
     if not (first.group.is_finished and other.group.is_finished):
         return f"{_ended(other)}, {_ended(first)}."
     costs = _costs(other.whole_run, first.whole_run, f" than {baseline}")
-    return f"{label} took {costs} and ended at {accuracy(other.final_top1)}, against {accuracy(first.final_top1)}."
+    final, against = accuracy(other.final_top1), accuracy(first.final_top1)
+    end = f"ended at {final}, against {against}."
+    if difference is not None:
+        end = agreement(difference, final, f"the {against} of {baseline}")
+    return f"{label} took {costs} and {end}"
 
 
 def _to_target(first: Outcome, other: Outcome, target_top1: float | None) -> str:
@@ -47,6 +102,20 @@ def _to_target(first: Outcome, other: Outcome, target_top1: float | None) -> str
     return f"To {goal}{_how_many(other)} it took {_costs(other.to_target, first.to_target)}."
 
 
+def _not_counted(outcome: Outcome) -> str:
+    """Seeds that broke off beside finished ones: means over the survivors alone look better than the recipe is."""
+    counted = {run.seed for run in outcome.group.runs}
+    broken = {run.seed for run in outcome.group.left_out if run.status != FINISHED} - counted
+    if not broken:
+        return ""
+    runs, have, are = ("1 run", "has", "is") if len(broken) == 1 else (f"{len(broken)} runs", "have", "are")
+    return f"{runs} of {outcome.group.label} {have} not finished and {are} not in its numbers."
+
+
+def _sentences(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
+
+
 def _reached_alone(outcome: Outcome, target_top1: float | None) -> str:
     if target_top1 is None:
         return ""
@@ -58,8 +127,13 @@ def _reached_alone(outcome: Outcome, target_top1: float | None) -> str:
 
 
 def _ended(outcome: Outcome) -> str:
-    verb = "ended at" if outcome.group.is_finished else "stands so far at"
-    return f"{outcome.group.label} {verb} {accuracy(outcome.final_top1)}"
+    return f"{outcome.group.label} {_verb(outcome)} {accuracy(outcome.final_top1)}"
+
+
+def _verb(outcome: Outcome) -> str:
+    if outcome.group.is_finished:
+        return "ended at"
+    return "stands so far at" if any(run.status == RUNNING for run in outcome.group.runs) else "broke off at"
 
 
 def _costs(cost: Cost, baseline: Cost, than_what: str = "") -> str:

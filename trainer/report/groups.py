@@ -16,7 +16,7 @@ class Group:
     """Runs of one name and recipe, which differ in their seed alone.
 
     runs: those that statistics are made of: the finished ones where there are any, the newest of each seed, since a run
-    that was done again is no further sample. left_out: the others.
+    that was done again is no further sample; none without a finished epoch. left_out: the others.
     """
 
     label: str
@@ -31,8 +31,18 @@ class Group:
 def group_runs(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
     """Runs by name and recipe, in the order in which each first comes; the first is what the others are held against.
 
-    Groups of one name are told apart by what differs in their recipes.
+    Groups of one name are told apart by what differs in their recipes. Those of whose runs none finished an epoch have
+    nothing to compare: see broken_groups.
     """
+    return tuple(group for group in _all_groups(runs) if group.runs)
+
+
+def broken_groups(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
+    """The groups of which no run came to the end of an epoch, as at a learning rate that diverges at once."""
+    return tuple(group for group in _all_groups(runs) if not group.runs)
+
+
+def _all_groups(runs: Sequence[RunRecord]) -> tuple[Group, ...]:
     groups: dict[tuple[str, frozenset[tuple[str, str]]], list[RunRecord]] = {}
     for run in runs:
         groups.setdefault((run.name, frozenset(run.recipe.items())), []).append(run)
@@ -51,7 +61,8 @@ def recipe_differences(groups: Sequence[Group]) -> dict[str, tuple[str, ...]]:
 
 
 def _group(label: str, members: Sequence[RunRecord]) -> Group:
-    candidates = [run for run in members if run.status == FINISHED] or members
+    begun = [run for run in members if run.epochs]
+    candidates = [run for run in begun if run.status == FINISHED] or begun
     newest = {run.seed: run for run in sorted(candidates, key=lambda run: run.start_time_s)}.values()
     counted = tuple(run for run in members if run in newest)
     return Group(label, counted, tuple(run for run in members if run not in newest))

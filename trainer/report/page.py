@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
-from trainer.report.figures import Picture
+from trainer.report.figures.gallery import Picture
+from trainer.report.figures.style import styles_of
 from trainer.report.groups import Group, recipe_differences
 from trainer.report.outcome import Outcome, Spread, change
 from trainer.report.report import Report
-from trainer.report.style import style_of
 from trainer.report.table import NOTE, Table
 from trainer.report.units import UNKNOWN, accuracy, count, duration, signed_percent, unit_of
 
@@ -38,20 +39,21 @@ p.when { margin: 0 0 22px; }
 .card dd em { font-style: normal; font-weight: 650; color: var(--soft); }
 .card dd em.less { color: #00714f; }
 .card dd em.more { color: #a33a00; }
-p.finding { font-size: 16.5px; margin: 0 0 10px; max-width: 92ch; }
+p.finding { margin: 0 0 10px; max-width: 100ch; }
+.cards + p.finding { font-size: 17px; max-width: none; border-left: 4px solid var(--ink); padding-left: 14px; }
 figure { margin: 18px 0 26px; break-inside: avoid; }
 figure img { width: 100%; height: auto; display: block; }
 figcaption { margin-top: 4px; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 9px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 7px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; color: var(--soft); background: var(--tint); vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 td:first-child { font-weight: 600; }
 table.numbers td + td { white-space: nowrap; }
-table.numbers td:first-child { overflow-wrap: anywhere; min-width: 13em; }
+table.numbers td:first-child { overflow-wrap: anywhere; min-width: 11em; }
 table.words td, table.words th { text-align: left; }
-table.words td + td { overflow-wrap: anywhere; }
+table.words td:last-child { overflow-wrap: anywhere; }
 tr { break-inside: avoid; }
 @media print { main { max-width: none; padding: 0; } body { font-size: 11px; } .scroll { overflow: visible; }
   .cards { grid-template-columns: repeat(auto-fit, minmax(150px, 240px)); } p.finding { font-size: 12px; }
@@ -80,13 +82,15 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
         f"<h1>{escape(report.title)}</h1>",
         f'<p class="when">{what}, {time.strftime("%Y-%m-%d %H:%M")}</p>',
         _cards(report.outcomes),
-        *(f'<p class="finding">{_text(finding)}</p>' for finding in report.findings),
-        *(_figure(picture) for picture in pictures[:1]),
+        *_paragraphs(report.findings[:1]),
+        *(_figure(picture) for picture in pictures if picture.says_the_most),
+        *(("<h2>In words</h2>", *_paragraphs(report.findings[1:])) if report.findings[1:] else ()),
         "<h2>In numbers</h2>",
         _table(report.table).replace(" (", "<br>("),  # speed-ups under their costs
         f'<p class="note">{escape(NOTE)}</p>',
+        *_agreement(report),
         "<h2>Curves</h2>",
-        *(_figure(picture) for picture in pictures[1:]),
+        *(_figure(picture) for picture in pictures if not picture.says_the_most),
         "<h2>What differs between the schedules</h2>",
         _differences(report.groups),
         "<h2>Plans</h2>",
@@ -103,11 +107,16 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
     )
 
 
+def _paragraphs(findings: Sequence[str]) -> list[str]:
+    return [f'<p class="finding">{_text(finding)}</p>' for finding in findings]
+
+
 def _cards(outcomes: Sequence[Outcome]) -> str:
     """A card for each recipe: what it reached and what that took, for a reader with ten seconds."""
     first, unit = outcomes[0].whole_run, unit_of(*(outcome.whole_run.time_s for outcome in outcomes))
     cards = []
-    for number, outcome in enumerate(outcomes):
+    styles = styles_of([outcome.group for outcome in outcomes])
+    for outcome, style in zip(outcomes, styles, strict=True):
         cost = outcome.whole_run
         rows = (
             ("final top-1", accuracy(outcome.final_top1), ""),
@@ -115,7 +124,7 @@ def _cards(outcomes: Sequence[Outcome]) -> str:
             ("time", duration(cost.time_s, unit), _saved(cost.time_s, first.time_s)),
         )
         lines = "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}{saved}</dd>" for name, text, saved in rows)
-        name = f'<b><i style="background:{style_of(number).colour}"></i>{escape(outcome.group.label)}</b>'
+        name = f'<b><i style="background:{style.colour}"></i>{escape(outcome.group.label)}</b>'
         cards.append(f'<div class="card">{name}<dl>{lines}</dl></div>')
     return f'<div class="cards">{"".join(cards)}</div>'
 
@@ -127,6 +136,13 @@ def _saved(cost: Spread | None, baseline: Spread | None) -> str:
     text = signed_percent(difference)
     kind = "" if text == "same" or not difference.is_clear else "less" if difference.fraction < 0 else "more"
     return f' <em class="{kind}">{_text(text)}</em>'
+
+
+def _agreement(report: Report) -> tuple[str, ...]:
+    if report.agreement is None:
+        return ()
+    note = f'<p class="note">{_text(report.agreement_note)}</p>'
+    return ("<h2>Within the spread of the seeds?</h2>", _table(report.agreement), note)
 
 
 def _figure(picture: Picture) -> str:
@@ -143,8 +159,20 @@ def _differences(groups: Sequence[Group]) -> str:
         return (
             '<p class="note">Nothing but their names.</p>' if len(groups) > 1 else '<p class="note">One schedule.</p>'
         )
-    headers = ("setting", *(group.label for group in groups))
-    return _table(Table(headers, tuple((key, *values) for key, values in sorted(differences.items()))), "words")
+    keys = sorted(differences)
+    columns = ([group.label for group in groups], *(map(_setting, differences[key]) for key in keys))
+    by_schedule = [("schedule", *keys), *zip(*columns, strict=True)]
+    headers, *rows = by_schedule if len(keys) < len(groups) else zip(*by_schedule, strict=True)
+    return _table(Table(headers, tuple(rows)), "words")
+
+
+def _setting(value: str) -> str:
+    """A setting as it was recorded; the drops of a curve, recorded as JSON, without its quotes and brackets."""
+    try:
+        drops = json.loads(value)
+        return "; ".join(", ".join(f"{key} {part}" for key, part in drop.items()) for drop in drops)
+    except (ValueError, TypeError, AttributeError):  # not JSON, no list, or not of objects
+        return value
 
 
 def _plan(group: Group) -> str:

@@ -14,10 +14,12 @@ from trainer.tracking.errors import TrackingError
 from trainer.tracking.journal_reader import journals_in, read_journal
 from trainer.tracking.mlflow_reader import load_run_logs
 from trainer.tracking.run_log import RunLog
+from trainer.tracking.tracker import FAILED
 
 _MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 # Two runs that differ in nothing else are the same experiment done twice.
-_NOT_PART_OF_THE_RECIPE = ("name", "experiment", "seed", "target_top1", "output", "tracking.mlflow")
+_NOT_PART_OF_THE_RECIPE = ("name", "experiment", "seed", "target_top1", "output", "tracking.mlflow", "tracking.parent")
+EPOCHS_SEEN = "epochs_seen"
 _TAGS_OF_THE_FLEET = ("world_size", "collective")
 
 
@@ -26,9 +28,10 @@ class RunRecord:
     """One run, ready to be compared.
 
     recipe: what it was to do and on which fleet, apart from its name and its seed. epochs: the numbers of the epochs
-    that were logged; series: for each metric a value at each of them, nan where it was not logged. phases: of the plan,
-    as `trainer plan --json` prints them. source: where the run was read; torn_line: the number of an incomplete last
-    line that was skipped there.
+    that were logged; series: for each metric a value at each of them, nan where it was not logged, and EPOCHS_SEEN,
+    samples in units of the dataset: 10.24 where the last epoch was not whole. phases: of the plan, as `trainer plan
+    --json` prints them. source: where the run was read; torn_line: the number of an incomplete last line that was
+    skipped there.
     """
 
     run_uid: str
@@ -54,25 +57,30 @@ class RunRecord:
 def load_runs(sources: Sequence[str], experiment: str | None, tracking_uri: str | None) -> tuple[RunRecord, ...]:
     """The named runs in the order given, or those of an experiment in MLflow, oldest first.
 
-    A source is a journal, the folder of a run, a folder of such folders, or an MLflow run id. Raises TrackingError for
-    a source that is none of these, cannot be read, or has no finished epoch yet; an experiment's are then left out.
+    A source is a journal, the folder of a run, a folder of such folders (a sweep's too), or an MLflow run id. Raises
+    TrackingError for a source that is none of these, cannot be read, or has no finished epoch yet; among others of a
+    folder or an experiment such a run is left out, unless it failed: that it did is a result.
     """
     if experiment is not None:
         logs = load_run_logs(_store(tracking_uri, f"experiment {experiment!r}"), experiment=experiment)
     else:
         logs = [log for source in sources for log in _load(source, tracking_uri)]
     runs = {log.run.run_uid: record_of(log) for log in logs}
-    begun = tuple(run for run in runs.values() if run.epochs)
-    fresh = [run for run in runs.values() if not run.epochs]
+    begun = [run for run in runs.values() if run.epochs]
+    fresh = [run for run in runs.values() if not run.epochs and run.status != FAILED]
     if fresh and (experiment is None or not begun):
         raise TrackingError(f"{fresh[0].source}: has no finished epoch yet: wait for it, or leave this run out")
-    return begun
+    if not begun and runs:
+        run = next(iter(runs.values()))
+        raise TrackingError(f"{run.source}: failed in its first epoch ({run.error}): there is nothing to compare")
+    return tuple(run for run in runs.values() if run.epochs or run.status == FAILED)
 
 
 def record_of(log: RunLog) -> RunRecord:
     """What a report needs of a run's log."""
     metrics = sorted({metric for entry in log.epochs for metric in entry.metrics})
     recipe = {key: value for key, value in log.run.params.items() if key not in _NOT_PART_OF_THE_RECIPE}
+    plan = _plan(log.run.artifacts.get("plan.json"))
     recipe |= {tag: log.run.tags[tag] for tag in _TAGS_OF_THE_FLEET if tag in log.run.tags}
     return RunRecord(
         run_uid=log.run.run_uid,
@@ -85,8 +93,11 @@ def record_of(log: RunLog) -> RunRecord:
         error=log.error,
         start_time_s=log.start_time_s,
         epochs=tuple(entry.epoch for entry in log.epochs),
-        series={metric: tuple(entry.metrics.get(metric, math.nan) for entry in log.epochs) for metric in metrics},
-        phases=_phases(log.run.artifacts.get("plan.json")),
+        series={
+            **{metric: tuple(entry.metrics.get(metric, math.nan) for entry in log.epochs) for metric in metrics},
+            EPOCHS_SEEN: _epochs_seen(log, plan),
+        },
+        phases=_phases(plan),
         source=log.source,
         torn_line=log.torn_line,
     )
@@ -94,7 +105,8 @@ def record_of(log: RunLog) -> RunRecord:
 
 def _load(source: str, tracking_uri: str | None) -> list[RunLog]:
     if Path(source).exists():
-        return [read_journal(journal) for journal in journals_in(Path(source))]
+        logs = [read_journal(journal) for journal in journals_in(Path(source))]
+        return [log for log in logs if log.epochs or log.status == FAILED] or logs
     if _MLFLOW_RUN_ID.fullmatch(source):
         return load_run_logs(_store(tracking_uri, f"run {source}"), [source])
     raise TrackingError(f"{source}: no such journal or folder, and no MLflow run id: name one of these")
@@ -114,10 +126,22 @@ def _fraction(text: str | None) -> float | None:
     return value if 0 < value <= 1 else None
 
 
-def _phases(plan: str | None) -> tuple[Mapping[str, Any], ...]:
-    """The plan's phases; none where the plan is missing or of a kind that this version does not know."""
+def _plan(text: str | None) -> Mapping[str, Any]:
+    """The plan; empty where it is missing or of a kind that this version does not know."""
     try:
-        phases = json.loads(plan or "{}")["phases"]
-    except (ValueError, KeyError, TypeError):
-        return ()
+        plan = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return plan if isinstance(plan, dict) else {}
+
+
+def _phases(plan: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    phases = plan.get("phases")
     return tuple(phase for phase in phases if isinstance(phase, dict)) if isinstance(phases, list) else ()
+
+
+def _epochs_seen(log: RunLog, plan: Mapping[str, Any]) -> tuple[float, ...]:
+    size = plan.get("dataset_size")
+    if not isinstance(size, int) or size < 1:
+        return tuple(float(entry.epoch) for entry in log.epochs)
+    return tuple(entry.metrics.get("samples_seen", entry.epoch * size) / size for entry in log.epochs)

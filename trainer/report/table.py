@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MOST_SIDE_BY_SIDE = 4
 _LEAST_FOR_LABELS = 28  # characters
+_BETWEEN = 3  # characters between two columns
 NOTE = "(nx): speed-up against the first schedule. ±: standard deviation over seeds."
 
 
@@ -57,22 +58,52 @@ def seeds(group: Group) -> str:
     return ", ".join([*counted, *_by_status(group.left_out)])
 
 
-def rich_table(table: Table, title: str) -> RichTable:
-    """The table for a terminal; a few recipes stand side by side, since so many columns fit no screen."""
-    from rich import box
-    from rich.table import Table as RichTable
+def rich_tables(table: Table, title: str, width: int) -> list[RichTable]:
+    """The table for a terminal of this many characters; a few recipes stand side by side, since that is narrower.
 
+    Columns that do not fit beside the others go into a further table, which begins with the first column again.
+    """
     lines = [table.headers, *table.rows]
     if len(table.rows) <= _MOST_SIDE_BY_SIDE:
         lines = list(zip(*lines, strict=True))
+    first, *others = zip(*lines, strict=True)
+    parts: list[list[tuple[str, ...]]] = [[first]]
+    for column in others:
+        if len(parts[-1]) > 1 and _room_for([*parts[-1], column], width) < 0:
+            parts.append([first])
+        parts[-1].append(column)
+    return [_rich_table(part, title if part is parts[0] else None, width) for part in parts]
+
+
+def _rich_table(columns: Sequence[tuple[str, ...]], title: str | None, width: int) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+
     shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, header in enumerate(lines[0]):
-        words = header.split() if number else [line[0] for line in lines]
-        least = min(_LEAST_FOR_LABELS, max(map(len, words)))
-        shown.add_column(header, justify="right" if number else "left", overflow="fold", min_width=least)
-    for line in lines[1:]:
-        shown.add_row(*line)
+    room = _room_for(columns, width)
+    for number, column in enumerate(columns):
+        least = _least_width(column, is_label=number == 0)
+        wider = min(max(room, 0), max(map(len, column)) - least)
+        room -= wider
+        shown.add_column(column[0], justify="right" if number else "left", overflow="fold", width=least + wider)
+    for row in list(zip(*columns, strict=True))[1:]:
+        shown.add_row(*row)
     return shown
+
+
+def _room_for(columns: Sequence[tuple[str, ...]], width: int) -> int:
+    """Characters of a line that are left over when each column is as narrow as it may be."""
+    return width - sum(_least_width(column, number == 0) + _BETWEEN for number, column in enumerate(columns))
+
+
+def _least_width(column: tuple[str, ...], is_label: bool) -> int:
+    """Labels may break anywhere beyond a length, headers between words, and cells before a speed-up in brackets."""
+    if is_label:
+        return min(_LEAST_FOR_LABELS, max(map(len, column)))
+    header, *cells = column
+    return max(
+        map(len, [*header.split(), *(piece for cell in cells for piece in cell.replace(" (", "\n(").split("\n"))])
+    )
 
 
 def _by_status(runs: Sequence[RunRecord]) -> list[str]:

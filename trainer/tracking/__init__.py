@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from trainer.tracking.errors import TrackingError
 from trainer.tracking.journal import Journal
-from trainer.tracking.journal_reader import FILE_NAME, journals_in, read_journal
+from trainer.tracking.journal_reader import FILE_NAME, SWEEP_FILE_NAME, journals_in, read_journal, records_in
 from trainer.tracking.mlflow_tracker import MlflowTracker
 from trainer.tracking.run_log import RunLog
-from trainer.tracking.tracker import FAILED, FINISHED, KILLED, RUNNING, RunStart, Tracker, Trackers
+from trainer.tracking.tracker import FAILED, FINISHED, KILLED, KIND, RUNNING, SWEEP, RunStart, Tracker, Trackers
 from trainer.tracking.tracking_uri import resolve_tracking_uri, without_password
 
 __all__ = [
@@ -15,7 +15,10 @@ __all__ = [
     "FILE_NAME",
     "FINISHED",
     "KILLED",
+    "KIND",
     "RUNNING",
+    "SWEEP",
+    "SWEEP_FILE_NAME",
     "Journal",
     "MlflowTracker",
     "RunLog",
@@ -25,6 +28,7 @@ __all__ = [
     "TrackingError",
     "journals_in",
     "read_journal",
+    "records_in",
     "resolve_tracking_uri",
     "without_password",
 ]

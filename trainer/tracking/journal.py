@@ -64,6 +64,7 @@ class Journal:
             params=dict(run.params),
             tags=dict(run.tags),
             artifacts=dict(run.artifacts),
+            parent=run.parent,
         )
 
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:

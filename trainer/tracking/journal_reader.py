@@ -13,6 +13,7 @@ from trainer.tracking.run_log import Close, EpochMetrics, Event, RunLog
 from trainer.tracking.tracker import CLOSED_STATUSES, RUN_UID, RunStart
 
 FILE_NAME = "journal.jsonl"
+SWEEP_FILE_NAME = "sweep.jsonl"  # a sweep's own, in the folder that holds its runs' folders
 _NOT_IN_JSON = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 _YEAR_10000_S = 253_402_300_800.0
 
@@ -77,10 +78,12 @@ def read_journal(path: Path) -> RunLog:
 
 
 def journals_in(place: Path) -> list[Path]:
-    """The journals that a path means: a journal, the folder of a run, or a folder of such folders (by name).
+    """The journals of runs that a path means: a journal, the folder of a run, or a folder of such folders (by name).
 
-    Raises TrackingError when there is none.
+    A sweep's journal is none of a run: it means those of the sweep's runs. Raises TrackingError when there is none.
     """
+    if place.name == SWEEP_FILE_NAME:
+        place = place.parent
     if place.is_file():
         return [place]
     if (place / FILE_NAME).is_file():
@@ -88,6 +91,14 @@ def journals_in(place: Path) -> list[Path]:
     if journals := sorted(place.glob(f"*/{FILE_NAME}")):
         return journals
     raise TrackingError(f"{place}: is no journal, and no folder with a {FILE_NAME} in it: name the folder of a run")
+
+
+def records_in(place: Path) -> list[Path]:
+    """As journals_in, and where the path means a sweep also the sweep's own journal, before those of its runs."""
+    sweep = place if place.name == SWEEP_FILE_NAME else place / SWEEP_FILE_NAME
+    if not sweep.is_file():
+        return journals_in(place)
+    return [sweep, *sorted(sweep.parent.glob(f"*/{FILE_NAME}"))]
 
 
 class _Damage(Exception):
@@ -122,17 +133,23 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def _run_start(record: Mapping[str, Any]) -> RunStart:
-    run_uid = _text(record, "run_uid")
-    if not RUN_UID.fullmatch(run_uid):
-        raise _Damage("'run_uid' may hold letters, digits and . _ - only")
+    parent = record.get("parent")  # journals of older versions have none
     return RunStart(
-        run_uid=run_uid,
+        run_uid=_run_uid(record, "run_uid"),
         name=_text(record, "name"),
         experiment=_text(record, "experiment"),
         params=_texts(record, "params"),
         tags=_texts(record, "tags"),
         artifacts=_texts(record, "artifacts"),
+        parent=None if parent is None else _run_uid(record, "parent"),
     )
+
+
+def _run_uid(record: Mapping[str, Any], key: str) -> str:
+    run_uid = _text(record, key)
+    if not RUN_UID.fullmatch(run_uid):
+        raise _Damage(f"{key!r} may hold letters, digits and . _ - only")
+    return run_uid
 
 
 def _close(time_s: float, record: Mapping[str, Any]) -> Close:

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.tracking.errors import TrackingError
-from trainer.tracking.mlflow_store import ERROR_TAG, RUN_UID_TAG, artifact_names, errors_of, open_client
+from trainer.tracking.mlflow_store import (
+    ERROR_TAG,
+    MOST_RUNS,
+    PARENT_UID_TAG,
+    RUN_UID_TAG,
+    artifact_names,
+    errors_of,
+    open_client,
+)
 from trainer.tracking.run_log import Close, EpochMetrics, RunLog
-from trainer.tracking.tracker import CLOSED_STATUSES, RUN_UID, RunStart
+from trainer.tracking.tracker import CLOSED_STATUSES, KIND, RUN_UID, SWEEP, RunStart
 from trainer.tracking.tracking_uri import without_password
 
 if TYPE_CHECKING:
@@ -19,12 +27,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _ARTIFACTS_READ_BACK = ("plan.json", "config.yaml")
-_MOST_RUNS = 50_000  # the most that MLflow gives at once
 _LARGEST_FLOAT = 1.7976931348623157e308  # what MLflow's SQL store makes of infinity
 
 
 def load_run_logs(uri: str, run_ids: Sequence[str] = (), experiment: str | None = None) -> list[RunLog]:
     """The runs with these MLflow run ids, or all of an experiment's that this program logged, oldest first.
+
+    A sweep is no run: an experiment's are left out.
 
     Raises TrackingError where the store cannot be read or the runs are not there.
     """
@@ -36,8 +45,8 @@ def load_run_logs(uri: str, run_ids: Sequence[str] = (), experiment: str | None 
         if found is None:
             known = ", ".join(sorted(e.name for e in client.search_experiments())) or "none"
             raise TrackingError(f"experiment {experiment!r}: is not in {without_password(uri)}; it has: {known}")
-        runs = client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"], max_results=_MOST_RUNS)
-        logs = [_run_log(client, uri, run) for run in runs if _is_ours(run)]
+        runs = client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"], max_results=MOST_RUNS)
+        logs = [_run_log(client, uri, run) for run in runs if _is_ours(run) and not _is_sweep(run)]
         if not logs:
             raise TrackingError(f"experiment {experiment!r} in {without_password(uri)}: has no runs of this program")
         return logs
@@ -48,6 +57,8 @@ def _run_log(client: MlflowClient, uri: str, run: Run) -> RunLog:
     tags = run.data.tags
     if not _is_ours(run):
         raise TrackingError(f"run {run_id} in {without_password(uri)}: was not logged by this program")
+    if _is_sweep(run):
+        raise TrackingError(f"run {run_id} in {without_password(uri)}: is a sweep: name its folder, or its runs")
     epochs: dict[int, dict[str, float]] = {}
     times: dict[int, float] = {}
     for key in run.data.metrics:
@@ -68,6 +79,7 @@ def _run_log(client: MlflowClient, uri: str, run: Run) -> RunLog:
             params=dict(run.data.params),
             tags={key: value for key, value in tags.items() if not key.startswith("mlflow.")},
             artifacts=_download(client, run_id),
+            parent=tags.get(PARENT_UID_TAG),
         ),
         epochs=tuple(EpochMetrics(times[epoch], epoch, epochs[epoch]) for epoch in sorted(epochs)),
         events=(),
@@ -78,6 +90,10 @@ def _run_log(client: MlflowClient, uri: str, run: Run) -> RunLog:
 
 def _is_ours(run: Run) -> bool:
     return RUN_UID.fullmatch(run.data.tags.get(RUN_UID_TAG, "")) is not None
+
+
+def _is_sweep(run: Run) -> bool:
+    return bool(run.data.tags.get(KIND) == SWEEP)
 
 
 def _download(client: MlflowClient, run_id: str) -> dict[str, str]:

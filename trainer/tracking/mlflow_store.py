@@ -21,16 +21,19 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.tracking.errors import TrackingError
 from trainer.tracking.run_log import EpochMetrics, RunLog
-from trainer.tracking.tracker import RUNNING
+from trainer.tracking.tracker import KIND, RUNNING, SWEEP
 from trainer.tracking.tracking_uri import sqlite_path, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_UID_TAG = "run_uid"
+PARENT_UID_TAG = "parent_run_uid"
+_PARENT_ID_TAG = "mlflow.parentRunId"  # what MLflow's pages nest runs by
 ERROR_TAG = "error"
 _MAX_METRICS_PER_BATCH = 1000  # MLflow's limits for one request
 _MAX_PARAMS_PER_BATCH = 100
+MOST_RUNS = 50_000  # the most that MLflow gives at once
 
 # MLflow looks its settings up in the environment at every use; these stand where the user has set nothing.
 _SETTINGS = {
@@ -63,10 +66,11 @@ def open_client(uri: str) -> MlflowClient:
 
 @dataclass(slots=True)
 class _StoredRun:
-    """What the store is known to hold of the run."""
+    """What the store is known to hold of the run. is_nested: its place among sweeps and their runs is seen to."""
 
     run_id: str
     status: str
+    is_nested: bool
     points: set[tuple[str, int]]
     params: set[str]
     artifacts: set[str]
@@ -89,6 +93,7 @@ class RunSender:
         stored, self._stored = self._stored, None
         stored = stored or self._find(log) or self._create(log)
         sent = self._send_points(log, stored)
+        self._nest(log, stored)
         self._send_status(log, stored)
         # Last: a server whose artifact folder cannot be reached from here still gets every number.
         self._send_artifacts(log, stored)
@@ -105,19 +110,21 @@ class RunSender:
         return _StoredRun(
             run_id=run_id,
             status=run.info.status,
+            is_nested=_PARENT_ID_TAG in run.data.tags,
             points={(key, m.step) for key in run.data.metrics for m in self.client.get_metric_history(run_id, key)},
             params=set(run.data.params),
             artifacts=artifact_names(self.client, run_id),
         )
 
     def _create(self, log: RunLog) -> _StoredRun:
+        ours = {RUN_UID_TAG: log.run.run_uid} | ({PARENT_UID_TAG: log.run.parent} if log.run.parent else {})
         run = self.client.create_run(
             self._experiment_id(log.run.experiment),
             start_time=_milliseconds(log.start_time_s),
-            tags={RUN_UID_TAG: log.run.run_uid, **{_name(key): value for key, value in log.run.tags.items()}},
+            tags={**ours, **{_name(key): value for key, value in log.run.tags.items()}},
             run_name=log.run.name,
         )
-        return _StoredRun(run.info.run_id, run.info.status, points=set(), params=set(), artifacts=set())
+        return _StoredRun(run.info.run_id, run.info.status, False, points=set(), params=set(), artifacts=set())
 
     def _experiment_id(self, name: str) -> str:
         return experiment_id(self.client, self._uri, name)
@@ -139,6 +146,26 @@ class RunSender:
             self.client.log_batch(stored.run_id, metrics=part)
         stored.points.update(points)
         return len(points)
+
+    def _nest(self, log: RunLog, stored: _StoredRun) -> None:
+        """Puts a sweep's runs under it. Each is stored before it looks, so whichever comes second finds the other."""
+        if stored.is_nested:
+            return
+        if log.run.parent is not None:
+            for sweep in self._tagged(RUN_UID_TAG, log.run.parent):
+                self.client.set_tag(stored.run_id, _PARENT_ID_TAG, sweep.info.run_id)
+                stored.is_nested = True
+            return
+        if log.run.tags.get(KIND) == SWEEP:
+            for run in self._tagged(PARENT_UID_TAG, log.run.run_uid):
+                if _PARENT_ID_TAG not in run.data.tags:
+                    self.client.set_tag(run.info.run_id, _PARENT_ID_TAG, stored.run_id)
+        stored.is_nested = True
+
+    def _tagged(self, tag: str, run_uid: str) -> Sequence[Any]:
+        """The runs with this tag, in whatever experiment: those of one sweep may belong to several."""
+        everywhere = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        return list(self.client.search_runs(everywhere, f"tags.{tag} = '{run_uid}'", max_results=MOST_RUNS))
 
     def _send_status(self, log: RunLog, stored: _StoredRun) -> None:
         if log.status == stored.status:

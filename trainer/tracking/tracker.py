@@ -19,6 +19,8 @@ RUNNING: Final = "RUNNING"
 CLOSED_STATUSES: Final = (FINISHED, FAILED, KILLED)
 
 RUN_UID: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
+KIND: Final = "kind"  # the tag that tells a sweep from a run; a run has none
+SWEEP: Final = "sweep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class RunStart:
     run_uid: unique for all time, of letters, digits, `.`, `_` and `-`; how a run is found again in an MLflow store.
     params: the whole configuration, flattened to dotted keys. tags: what it ran on (`git_commit`, `host`, `world_size`,
     `collective`). artifacts: file name -> text, `plan.json` (as `trainer plan --json` prints it) and `config.yaml`.
+    parent: the run_uid of the sweep that it belongs to.
     """
 
     run_uid: str
@@ -36,9 +39,11 @@ class RunStart:
     params: Mapping[str, str]
     tags: Mapping[str, str]
     artifacts: Mapping[str, str]
+    parent: str | None = None
 
     def __post_init__(self) -> None:
-        assert RUN_UID.fullmatch(self.run_uid), f"a run_uid is letters, digits and . _ -, not {self.run_uid!r}"
+        for uid in (self.run_uid, *([] if self.parent is None else [self.parent])):
+            assert RUN_UID.fullmatch(uid), f"a run_uid is letters, digits and . _ -, not {uid!r}"
 
 
 class Tracker(Protocol):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from trainer.tracking.errors import TrackingError
+from trainer.tracking.journal_reader import SWEEP_FILE_NAME
 
 DATABASE_NAME = "mlflow.db"
 _SQLITE = "sqlite:///"
@@ -26,8 +27,9 @@ def resolve_tracking_uri(setting: str, output_folder: Path, environment_uri: str
 
 
 def sqlite_uri(output_folder: Path) -> str:
-    """The store that a folder of runs brings along."""
-    return f"{_SQLITE}{(output_folder / DATABASE_NAME).absolute()}"
+    """The store that a folder of runs brings along; a sweep's runs are kept in that of the folder the sweep is in."""
+    folder = output_folder.absolute()
+    return f"{_SQLITE}{(folder.parent if (folder / SWEEP_FILE_NAME).exists() else folder) / DATABASE_NAME}"
 
 
 def sqlite_path(uri: str) -> Path | None:
