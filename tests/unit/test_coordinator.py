@@ -315,7 +315,9 @@ def test_g_is_met_within_every_limit_for_any_fleet_and_curve_or_a_plan_error_say
         last_start = end - plan.global_batch
         assert decision.epoch == position // schedule.dataset_size == last_start // schedule.dataset_size
     assert end <= schedule.total_samples
-    if rows and rows[-1][0].epoch == -(-schedule.total_samples // schedule.dataset_size) - 1:
+    if not rows:
+        return
+    if rows[-1][0].epoch == -(-schedule.total_samples // schedule.dataset_size) - 1:
         assert schedule.total_samples - end < rows[-1][0].plan.global_batch
     assert plan_run(schedule, world_size).total_samples == end
 

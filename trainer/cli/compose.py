@@ -73,7 +73,13 @@ class Parts:
 def build_parts(config: TrainConfig, dataset: Dataset, launch: Launch, device: torch.device) -> Parts:
     """Network, optimizer and input pipeline on this worker's device. Raises ModelError or DataError."""
     torch.manual_seed(config.seed)
-    model = build_model(config.model.name, len(dataset.class_names), config.model.ghost_batch).to(device)
+    model = build_model(
+        config.model.name,
+        len(dataset.class_names),
+        config.model.ghost_batch,
+        zero_init=config.model.zero_init,
+        image_size=config.data.image_size,
+    ).to(device)
     reference = config.schedule.reference  # where the optimizer starts; the loop sets both before every update
     optimizer = build_optimizer(
         config.optimizer.name,

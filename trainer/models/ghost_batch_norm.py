@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.models.errors import ModelError
 
@@ -51,7 +52,10 @@ class GhostBatchNorm(nn.Module):
         ghosts = max(1, round(len(x) / self.ghost_batch))
         if ghosts == 1:
             return self._normalise(x)
-        return torch.cat([self._normalise(ghost) for ghost in x.tensor_split(ghosts)])
+        size, rest = divmod(len(x), ghosts)
+        # Not tensor_split: its gradient is a sum of one tensor of x's size for every ghost, split's is one copy.
+        parts = x.split([size + 1] * rest + [size] * (ghosts - rest))
+        return torch.cat([self._normalise(ghost) for ghost in parts])
 
     def _normalise(self, ghost: Tensor) -> Tensor:
         self._ghosts_seen += 1
@@ -71,15 +75,24 @@ class GhostBatchNorm(nn.Module):
 
 
 def convert_batch_norm(model: nn.Module, ghost_batch: int) -> nn.Module:
-    """The model with every BatchNorm1d/2d/3d replaced by ghost batch norm with the same parameters and statistics."""
-    if isinstance(model, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-        return _ghost_of(model, ghost_batch)
-    for name, child in model.named_children():
-        setattr(model, name, convert_batch_norm(child, ghost_batch))
-    return model
+    """The model with every BatchNorm1d/2d/3d replaced by ghost batch norm with the same parameters and statistics.
+
+    Raises ModelError where a batch norm is of another kind: what it does besides would be lost without a word.
+    """
+    ghosts = {norm: _ghost_of(norm, ghost_batch) for norm in model.modules() if isinstance(norm, _BatchNorm)}
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):  # named_children leaves out a module's second name
+            if child in ghosts:
+                setattr(parent, name, ghosts[child])
+    return ghosts.get(model, model)
 
 
-def _ghost_of(plain: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, ghost_batch: int) -> GhostBatchNorm:
+def _ghost_of(plain: _BatchNorm, ghost_batch: int) -> GhostBatchNorm:
+    if type(plain) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        raise ModelError(
+            f"{type(plain).__name__} is batch norm with something else in one and has no ghost form: set "
+            f"model.ghost_batch=null, or take another network"
+        )
     if plain.momentum is None or not plain.track_running_stats:
         raise ModelError(
             "batch norm with a cumulative average, or without running statistics, has no ghost form: set "
