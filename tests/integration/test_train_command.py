@@ -14,6 +14,7 @@ import torch
 from dali_pipelines.digits import digits_folder
 from dali_pipelines.pipeline import open_dataset
 from tests.launching import DISTRIBUTED_LAUNCHERS, REPOSITORY, run_trainer, run_workers, worker_environment
+from trainer import __version__
 from trainer.tracking import FINISHED, KILLED, journals_in, read_journal
 
 pytestmark = pytest.mark.integration
@@ -101,7 +102,7 @@ def test_a_run_repeats_itself_to_the_bit(tmp_path, launcher):
 def test_only_rank_0_speaks(tmp_path):
     finished, _ = train(tmp_path, launcher="torchrun", workers=3)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("trainer 0.1.0: 3 workers (torchrun, ddp) on cpu, float32") == 1
+    assert finished.stdout.count(f"trainer {__version__}: 3 workers (torchrun, ddp) on cpu, float32") == 1
     assert finished.stdout.count("finished: top-1") == 1
     assert finished.stdout.count("epoch   1/3") == 1
     assert len(list(tmp_path.glob("*/journal.jsonl"))) == 1

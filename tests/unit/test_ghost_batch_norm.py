@@ -43,6 +43,19 @@ def test_output_and_gradient_are_those_of_plain_batch_norm_on_each_ghost(memory_
     torch.testing.assert_close(ghost.bias.grad, plain.bias.grad)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_output_and_gradient_keep_type_and_memory_format_under_mixed_precision(memory_format):
+    ghost = convert_batch_norm(nn.BatchNorm2d(CHANNELS), 8)
+    x = images(24).bfloat16().to(memory_format=memory_format).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = ghost(x)
+    y.square().sum().backward()
+    for tensor in (y, x.grad):
+        assert tensor.dtype == torch.bfloat16
+        assert tensor.is_contiguous(memory_format=memory_format)
+    assert ghost.weight.grad.dtype == ghost.update_mean.dtype == torch.float32
+
+
 def test_running_statistics_of_one_ghost_per_update_are_plain_batch_norms():
     plain, ghost = plain_norm(), convert_batch_norm(plain_norm(), 8)
     for seed in range(5):
@@ -106,6 +119,22 @@ def test_conversion_keeps_parameters_and_state_dict_and_reaches_every_norm():
 def test_norms_that_have_no_ghost_form_are_refused():
     with pytest.raises(ModelError, match="cumulative average"):
         convert_batch_norm(nn.BatchNorm2d(3, momentum=None), 4)
+
+
+def test_batch_norm_that_does_more_is_not_replaced_by_one_that_does_less():
+    class BatchNormAndRelu(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    with pytest.raises(ModelError, match="BatchNormAndRelu is batch norm with something else in one"):
+        convert_batch_norm(nn.Sequential(BatchNormAndRelu(3)), 2)
+
+
+def test_batch_norm_with_two_names_stays_one():
+    norm = nn.BatchNorm2d(3)
+    model = convert_batch_norm(nn.Sequential(norm, nn.Sequential(norm), norm), 2)
+    assert isinstance(model[0], GhostBatchNorm)
+    assert model[0] is model[1][0] is model[2]
 
 
 def test_an_unknown_network_is_answered_with_the_nearest():

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.models import ModelError, build_model
-from trainer.models.ghost_batch_norm import GhostBatchNorm, convert_batch_norm
+from trainer.models.inception_resnet_v2 import ResidualBlock
 from trainer.models.resnet import Bottleneck
+from trainer.models.wide_resnet import PreActivationBlock
 
 pytestmark = pytest.mark.unit
 
@@ -71,6 +74,48 @@ def test_the_gradient_reaches_every_parameter(name):
     F.cross_entropy(model(images(2, 32)), torch.tensor([1, 2])).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad.abs().max() > 0, key
+
+
+def test_an_image_costs_the_plain_network_eight_million_operations():
+    with FlopCounterMode(display=False) as counter:
+        network("plain-convnet").eval()(torch.zeros(1, 3, 32, 32))
+    # two operations for each weight of a convolution at each of its places, pooled after the 1st, 2nd and 4th
+    multiply_adds = 432 * 32**2 + 4608 * 16**2 + 9216 * 8**2 + 18432 * 8**2 + 36864 * 4**2 + 640
+    assert counter.get_total_flops() == 2 * multiply_adds
+
+
+def test_a_wide_residual_blocks_shortcut_starts_after_its_first_activation_where_channels_change():
+    blocks = [module for module in network("wide-resnet-16-4").modules() if isinstance(module, PreActivationBlock)]
+    assert [block.project is not None for block in blocks] == [True, False] * 3
+    for block in blocks:
+        nn.init.zeros_(block.residual[-1].weight)  # leaves the shortcut
+        x = images(2, 8).repeat(1, 86, 1, 1)[:, : block.residual[0].in_channels]
+        expected = x if block.project is None else block.project(F.relu(block.activate[0](x)))
+        assert torch.equal(block(x), expected)
+
+
+def test_resnets_blocks_halve_the_resolution_in_their_3x3_convolution():
+    blocks = [module for module in network("resnet-50").modules() if isinstance(module, Bottleneck)]
+    strides = [tuple(block.residual[index].stride[0] for index in (0, 3, 6)) for block in blocks]
+    halves = [index for index, stride in enumerate(strides) if stride == (1, 2, 1)]
+    assert halves == [3, 3 + 4, 3 + 4 + 6]
+    assert strides.count((1, 1, 1)) == 16 - 3
+
+
+def test_inception_resnets_blocks_see_the_authors_maps():
+    seen = Counter()
+    with torch.device("meta"):
+        model = build_model("inception-resnet-v2", 10, None)
+        for module in model.modules():
+            if isinstance(module, ResidualBlock):
+                module.register_forward_hook(lambda block, _, output: seen.update([(block.scale, *output.shape[1:])]))
+        model(torch.empty(2, 3, 299, 299))
+    assert seen == {
+        (0.17, 320, 35, 35): 10,
+        (0.1, 1088, 17, 17): 20,
+        (0.2, 2080, 8, 8): 9,
+        (1.0, 2080, 8, 8): 1,
+    }
 
 
 @pytest.mark.parametrize("ghost_batch", [None, 2])
@@ -181,19 +226,3 @@ def test_a_librarys_network_is_found_without_importing_its_catalogue(library, na
         build_model("pytorchcv/tinynet", 10, None, image_size=16)
     with pytest.raises(ModelError, match=says):
         build_model(f"pytorchcv/{name}", 10, None, image_size=8)
-
-
-def test_a_librarys_batch_norm_that_does_more_is_not_replaced():
-    class BatchNormAndRelu(nn.BatchNorm2d):
-        def forward(self, x):
-            return F.relu(super().forward(x))
-
-    with pytest.raises(ModelError, match="BatchNormAndRelu is batch norm with something else in one"):
-        convert_batch_norm(nn.Sequential(BatchNormAndRelu(3)), 2)
-
-
-def test_a_batch_norm_with_two_names_stays_one():
-    norm = nn.BatchNorm2d(3)
-    model = convert_batch_norm(nn.Sequential(norm, nn.Sequential(norm), norm), 2)
-    assert isinstance(model[0], GhostBatchNorm)
-    assert model[0] is model[1][0] is model[2]

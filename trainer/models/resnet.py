@@ -1,4 +1,4 @@
-"""ResNet-50 v1.5, the network of the ImageNet experiments on one hour and less (He et al., arXiv:1512.03385)."""
+"""ResNet-50 v1.5 (He et al., arXiv:1512.03385), the network of the fast ImageNet runs."""
 
 from __future__ import annotations
 
