@@ -73,3 +73,6 @@ for part in "${parts[@]}"; do
     *) echo "paper.sh: $part: no such part: schedules, optimizers, bolder or first-lr" >&2; exit 2 ;;
   esac
 done
+
+echo
+echo "Pages and figures: $output/*/report/report.html"

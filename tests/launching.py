@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,13 @@ def run_trainer(
 ) -> subprocess.CompletedProcess[str]:
     """Runs `trainer ARGUMENTS`."""
     return run_workers(launcher, workers, ["-m", "trainer", *arguments], **options)
+
+
+def heed_signals() -> None:
+    """For Popen's preexec_fn: signals as a terminal leaves them. A test run in the background ignores some of them, and
+    what is ignored stays so in a new process."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def worker_environment() -> dict[str, str]:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.launching import DISTRIBUTED_LAUNCHERS, REPOSITORY, run_trainer, worker_environment
+from tests.launching import DISTRIBUTED_LAUNCHERS, REPOSITORY, heed_signals, run_trainer, worker_environment
 from trainer.sweep.attempts import settled_by
 from trainer.tracking import FAILED, FINISHED, KILLED, read_journal
 from trainer.tracking.mlflow_store import open_client
@@ -74,6 +74,7 @@ def break_off(folder, words, signal_number, runs):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=heed_signals,
     )
     end = time.monotonic() + 120
     try:

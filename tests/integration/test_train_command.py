@@ -13,7 +13,14 @@ import torch
 
 from dali_pipelines.digits import digits_folder
 from dali_pipelines.pipeline import open_dataset
-from tests.launching import DISTRIBUTED_LAUNCHERS, REPOSITORY, run_trainer, run_workers, worker_environment
+from tests.launching import (
+    DISTRIBUTED_LAUNCHERS,
+    REPOSITORY,
+    heed_signals,
+    run_trainer,
+    run_workers,
+    worker_environment,
+)
 from trainer import __version__
 from trainer.tracking import FINISHED, KILLED, journals_in, read_journal
 
@@ -124,7 +131,7 @@ def test_a_run_that_is_stopped_is_marked_killed(tmp_path, stop):
     arguments = ["train", "digits-decay-lr", "schedule.epochs=500", f"output={tmp_path}", "tracking.mlflow=off"]
     process = subprocess.Popen(
         [sys.executable, "-m", "trainer", *arguments], env=worker_environment(), cwd=REPOSITORY,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 60

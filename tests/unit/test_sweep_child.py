@@ -53,13 +53,29 @@ def test_a_second_stop_kills_a_command_that_does_not_end(tmp_path):
     assert time.monotonic() - begin < 10
 
 
-def test_signals_are_counted_while_a_sweep_runs_and_heeded_as_before_afterwards():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.fixture
+def heeded_signals():
+    """What asks a sweep to stop, as a terminal leaves it: a test run in the background ignores some of it."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_signals_are_counted_while_a_sweep_runs_and_heeded_as_before_afterwards(heeded_signals):
     with stop_requests() as stop:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in heeded_signals:
             signal.raise_signal(number)
         assert stop.count == 3
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in heeded_signals] == [signal.SIG_DFL] * 3
+
+
+def test_a_signal_that_was_ignored_before_a_sweep_stays_so(heeded_signals):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stop_requests() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.count == 0
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ _WITHIN = "within the spread of the seeds"
 def agreement_headline(outcomes: Sequence[Outcome], differences: Sequence[Difference | None], baseline: int) -> str:
     """Who ends within the spread of the baseline's seeds, who does not, and of whom the seeds cannot tell."""
     labels: dict[str, list[str]] = {}
+    clear_from = max((d.least_clear for d in differences if d is not None and verdict(d) == WITHIN), default=0.0)
     for number, (outcome, difference) in enumerate(zip(outcomes, differences, strict=True)):
         if number != baseline:
             labels.setdefault(verdict(difference), []).append(outcome.group.label)
@@ -23,7 +24,12 @@ def agreement_headline(outcomes: Sequence[Outcome], differences: Sequence[Differ
     made = comparisons_made(differences)
     sentences = []
     if within := labels.get(WITHIN):
-        sentences.append(f"{listed(within)} {_s('end', within)} {_WITHIN} of {against}.")
+        # In the same breath: few seeds with a wide spread would let anything pass.
+        limit = f"{points(clear_from)} points" if clear_from <= 1 else "none"
+        sentences.append(
+            f"{listed(within)} {_s('end', within)} {_WITHIN} of {against} (a difference that is sure to be clear: "
+            f"{limit})."
+        )
     for side in ("higher", "lower"):
         if apart := labels.get(side):
             sentences.append(f"{listed(apart)} {_s('end', apart)} {side} than {against}, more than the seeds explain.")
