@@ -63,8 +63,8 @@ def test_the_headline_sorts_the_schedules_by_what_the_seeds_can_tell(tmp_path: P
     assert report.findings[0] == (
         "near ends within the spread of the seeds of decay-lr (a difference that is sure to be clear: 0.82 points). "
         "high ends higher than decay-lr, more than the seeds explain. far and further end lower than decay-lr, more "
-        "than the seeds explain. The seeds cannot tell whether single agrees with decay-lr: that takes two finished runs "
-        "or more of each, and some spread among them."
+        "than the seeds explain. The seeds cannot tell whether single agrees with decay-lr: that takes two finished "
+        "runs or more of each, and some spread among them."
     )
     assert report.agreement is not None
     assert [row[-1] for row in report.agreement.rows] == ["within", "lower", "lower", "higher", "cannot tell"]
