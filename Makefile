@@ -11,7 +11,6 @@ PHOTOS  ?=
 DATA    ?=
 SEEDS   ?= 3
 PARTS   ?=
-LAUNCHER ?=
 
 # Ranks share the cores of one machine: one thread each, unless you know better.
 export OMP_NUM_THREADS ?= 1
@@ -54,14 +53,15 @@ bench: setup  ## all benchmarks, as tables for docs/results.md: make bench PHOTO
 	$(BIN)/python benchmarks/plan_startup.py
 	$(BIN)/python benchmarks/loop_overhead.py
 	$(BIN)/python benchmarks/batch_change.py
+	$(BIN)/python benchmarks/ghost_batch_norm.py
 	@test -n "$(PHOTOS)" || { echo "the input pipeline needs photos: make bench PHOTOS=DIR"; exit 2; }
 	$(BIN)/python benchmarks/input_pipeline.py "$(PHOTOS)"
 
 paper: setup  ## the paper's CIFAR-10 experiments, small enough for two cores (hours): make paper DATA=DIR SEEDS=3
 	@VENV="$(VENV)" SEEDS="$(SEEDS)" scripts/paper.sh small "$(DATA)" $(PARTS)
 
-paper-gpu: setup  ## the same as the paper ran them, on GPUs: make paper-gpu DATA=DIR SEEDS=3 LAUNCHER="horovodrun -np 8"
-	@VENV="$(VENV)" SEEDS="$(SEEDS)" LAUNCHER="$(LAUNCHER)" scripts/paper.sh full "$(DATA)" $(PARTS)
+paper-gpu: setup  ## the same as the paper ran them, on a GPU: make paper-gpu DATA=DIR SEEDS=3 PARTS="schedules bolder"
+	@VENV="$(VENV)" SEEDS="$(SEEDS)" scripts/paper.sh full "$(DATA)" $(PARTS)
 
 clean:  ## remove the virtual environment and what tools left behind; runs/ stays
 	rm -rf "$(VENV)" build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,7 +3,7 @@
 # batch, and by both; then the three side by side. `make demo` sets up first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PATH="$PWD/${VENV:-.venv}/bin:$PATH"
+export PATH="$(realpath "${VENV:-.venv}")/bin:$PATH"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 unset MLFLOW_TRACKING_URI  # the demo keeps its runs in runs/, whatever server there may be
 

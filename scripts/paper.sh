@@ -4,16 +4,17 @@
 # usage: paper.sh small|full DATA [PART|key.sub=value ...]     SEEDS, LAUNCHER and OUTPUT from the environment
 #
 # DATA   the folder of the official batches, or one with train/<class>/* and test/<class>/*
-# small  for two cores and an hour: small-convnet, a twentieth of the epochs with the drops in proportion (at 3, 6 and 8 of
+# small  for two cores and some hours: small-convnet, a twentieth of the epochs with the drops in proportion (at 3, 6 and 8 of
 #        10.24), ghost batch 64, which is what each of two workers has of a batch of 128
-# full   the paper's own: Wide ResNet 16-4, 204.8 epochs, ghost batch 128; in bfloat16
+# full   the paper's own: Wide ResNet 16-4, 204.8 epochs, ghost batch 128, in bfloat16; on one GPU, since several workers
+#        would share a batch of 128 and with it the ghost batch
 # PART   schedules   section 5.1: decaying lr, hybrid, increasing batch
 #        optimizers  the same with Nesterov, plain SGD and Adam, one seed
 #        bolder      section 5.2: original, increasing batch, increased initial lr, increased momentum
 #        first-lr    the first lr, with the batch in proportion, against accuracy
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PATH="$PWD/${VENV:-.venv}/bin:$PATH"
+export PATH="$(realpath "${VENV:-.venv}")/bin:$PATH"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 unset MLFLOW_TRACKING_URI  # everything stays in the output folder
 
@@ -49,10 +50,19 @@ sweep() {  # NAME SEEDS WORD...
   shift 2
   echo
   echo "# $name"
-  # A run that diverges is a result, and the sweep's exit code 1 says no more than that.
-  trainer sweep "$@" "${common[@]}" "${overrides[@]}" --name "$name" --seeds "$count" --launcher "$launcher" || [ $? = 1 ]
+  # A run that diverges is a result: the sweep says so with 1, and is compared like the others.
+  local code=0
+  trainer sweep "$@" "${common[@]}" "${overrides[@]}" --name "$name" --seeds "$count" --launcher "$launcher" || code=$?
+  [ $code -le 1 ] || exit $code
   trainer compare "$output/$name" --output "$output/$name/report"
 }
+
+for part in "${parts[@]}"; do
+  case $part in
+    schedules | optimizers | bolder | first-lr) ;;
+    *) echo "paper.sh: $part: no such part: schedules, optimizers, bolder or first-lr" >&2; exit 2 ;;
+  esac
+done
 
 three=(cifar10-decay-lr cifar10-hybrid cifar10-increase-batch)
 for part in "${parts[@]}"; do
@@ -68,9 +78,8 @@ for part in "${parts[@]}"; do
         cifar10-original cifar10-increase-batch-capped cifar10-increased-initial-lr cifar10-increased-momentum
       ;;
     first-lr)
-      sweep first-lr "$seeds" cifar10-original --vary schedule.start.lr=0.1,0.2,0.4,0.8,1.6,3.2
+      sweep first-lr "$seeds" cifar10-original experiment=cifar10-first-lr --vary schedule.start.lr=0.1,0.2,0.4,0.8,1.6,3.2
       ;;
-    *) echo "paper.sh: $part: no such part: schedules, optimizers, bolder or first-lr" >&2; exit 2 ;;
   esac
 done
 

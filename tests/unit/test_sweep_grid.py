@@ -105,11 +105,24 @@ def test_the_same_command_names_the_same_sweep_and_so_does_one_with_more_seeds()
         ("torchrun --nnodes 1:4 --nproc-per-node 8", None),
         ("python -m torch.distributed.run --nproc-per-node gpu", None),
         ("taskset -c 0", None),
-        ("horovodrun -np", None),
+        ("torchrun --nproc-per-node=²", None),
     ],
 )
 def test_the_launchers_words_tell_how_many_workers_it_starts(text, workers):
     assert workers_of(parse_launcher(text)) == workers
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("horovodrun -np 0", "starts no worker: give at least 1"),
+        ("torchrun --nnodes 0", "starts no worker: give at least 1"),
+        ("horovodrun -np", "-np has no number: give one"),
+    ],
+)
+def test_a_launcher_that_starts_nobody_is_refused(text, message):
+    with pytest.raises(SweepError, match=message):
+        workers_of(parse_launcher(text))
 
 
 def test_torchrun_is_told_that_it_starts_a_command():

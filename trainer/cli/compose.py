@@ -80,12 +80,11 @@ def build_parts(config: TrainConfig, dataset: Dataset, launch: Launch, device: t
         zero_init=config.model.zero_init,
         image_size=config.data.image_size,
     ).to(device)
-    reference = config.schedule.reference  # where the optimizer starts; the loop sets both before every update
     optimizer = build_optimizer(
         config.optimizer.name,
         model,
-        lr=reference.lr,
-        momentum=reference.momentum,
+        lr=config.schedule.start_lr,  # the loop sets both before every update
+        momentum=config.schedule.start_momentum,
         weight_decay=config.optimizer.weight_decay,
         decay_norms_and_biases=config.optimizer.decay_norms_and_biases,
         adam=config.optimizer.adam_constants,

@@ -24,7 +24,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Phase], str], bool], ...] = (
     ("\nlr", lambda phase: f"{phase.lr:.5g}", False),
     ("momen-\ntum", lambda phase: f"{phase.momentum:.5g}", False),
     ("noise\nscale g", lambda phase: f"{phase.sgd_noise_scale:.5g}", False),
-    ("g\nexact", lambda phase: f"{phase.sgd_noise_scale_exact:.5g}", True),
+    ("g\nexact", lambda p: "" if p.sgd_noise_scale_exact is None else f"{p.sgd_noise_scale_exact:.5g}", True),
     ("\nupdates", lambda phase: f"{phase.updates:,}", False),
     ("momentum\nepochs", lambda phase: f"{phase.momentum_epochs:.3g}", True),
     ("batch\nlimited by", lambda phase: "" if phase.limited_by == NOT_LIMITED else phase.limited_by, False),
@@ -71,7 +71,9 @@ def print_plan(config: TrainConfig, plan: RunPlan, console: Console | None = Non
         f"{plan.total_updates:,} updates, {plan.total_samples:,} samples: "
         f"{plan.epochs:g} epochs of {plan.dataset_size:,}"
     )
-    console.print("g = lr/(1-m) N/B, exact with N/B - 1; momentum epochs B/(N(1-m)): how long momentum lags behind")
+    for_adam = config.schedule.form == "square_root"
+    noise = "g = lr sqrt(N/B)" if for_adam else "g = lr/(1-m) N/B, exact with N/B - 1"
+    console.print(f"{noise}; momentum epochs B/(N(1-m)): how long momentum lags behind")
     for note in plan_notes(config, plan):
         console.print(f"note: {note}")
 
@@ -125,7 +127,7 @@ def _adam_note(config: TrainConfig, plan: RunPlan) -> str:
     sizes = sorted({phase.global_batch for phase in plan.phases})
     scaled = [scale_constants(config.optimizer.adam_constants, size / reference.global_batch) for size in sizes]
     each = "; ".join(f"{b:,}: {c.beta2:.6g}, {c.eps:.3g}" for b, c in zip(sizes, scaled, strict=True))
-    return f"square-root rule, g = lr sqrt(N/B): momentum is Adam's beta1; beta2 and eps at batch {each}"
+    return f"square-root rule: momentum is Adam's beta1; beta2 and eps at batch {each}"
 
 
 def _span(first: int, last: int) -> str:

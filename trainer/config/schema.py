@@ -64,6 +64,16 @@ class ScheduleConfig(Section):
     warmup: Warmup = Warmup()
     limits: Limits
 
+    @property
+    def start_lr(self) -> float:
+        """lr of the first epoch, but for the limits."""
+        return self.reference.lr if self.start.lr is None else self.start.lr
+
+    @property
+    def start_momentum(self) -> float:
+        """Momentum of the first epoch."""
+        return self.reference.momentum if self.start.momentum is None else self.start.momentum
+
 
 class ModelConfig(Section):
     """ghost_batch: samples that share batch-norm statistics, the same for every batch; null leaves batch norm alone.
@@ -90,7 +100,9 @@ class OptimizerConfig(Section):
     def _constants_fit_the_optimizer(self) -> OptimizerConfig:
         for key, owners in (("beta2", ADAMS), ("eps", ADAMS), ("trust_coefficient", ("lars",))):
             if getattr(self, key) is not None and self.name not in owners:
-                raise ValueError(f"{key} belongs to {' and '.join(owners)}, and the optimizer is {self.name}: leave it")
+                raise ValueError(
+                    f"{key} belongs to {' or '.join(owners)}, and the optimizer is {self.name}: leave it out"
+                )
         return self
 
     @property
@@ -135,16 +147,22 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _optimizer_fits_the_schedule(self) -> TrainConfig:
         name, schedule = self.optimizer.name, self.schedule
-        momentum = schedule.reference.momentum if schedule.start.momentum is None else schedule.start.momentum
+        momentum, is_lever = schedule.start_momentum, "momentum" in schedule.curve.levers
         if name == "nesterov" and momentum == 0:
             raise ValueError("optimizer nesterov needs a momentum above 0: set schedule.reference.momentum")
-        if name == "sgd" and (momentum > 0 or "momentum" in schedule.curve.levers):
+        if name == "sgd" and (momentum > 0 or is_lever):
             raise ValueError(
                 "optimizer sgd has no momentum: set schedule.reference.momentum=0, or optimizer.name=momentum"
             )
-        if schedule.form == "square_root" and name not in ADAMS:
+        if name in ADAMS and (is_lever or schedule.start.momentum is not None):
             raise ValueError(
-                f"schedule.form square_root is the rule of adam and adamw, and the optimizer is {name}: set "
+                f"the momentum of {name} (beta1) averages gradients and does not multiply its steps, so it is no lever "
+                f"of the noise scale: use batch and lr"
+            )
+        # AdamW's decay is a step of its own, and the rule says nothing of it.
+        if schedule.form == "square_root" and name != "adam":
+            raise ValueError(
+                f"schedule.form square_root is the rule of adam, and the optimizer is {name}: set "
                 f"schedule.form=large_dataset"
             )
         return self

@@ -21,6 +21,7 @@ class Lars(Optimizer):
 
     Parameters of one dimension (norms' scales and offsets, biases) step with a local lr of 1: their norms say nothing
     about a layer's scale. lr stands inside the momentum, as published: a change of lr reaches v over 1/(1-m) updates.
+    That g = lr/(1-m) N/B tells its noise is a convention: the local lr moves with the gradient's norm.
     """
 
     def __init__(

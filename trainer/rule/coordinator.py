@@ -180,7 +180,7 @@ def decide(schedule: Schedule, epoch: int, world_size: int) -> EpochDecision:
     if wanted_batch < 1:
         raise PlanError(
             f"epoch {epoch}: at lr {wanted_lr:g} the noise scale {target:g} needs less than one sample per update: "
-            f"raise max_lr, or let the noise rise less"
+            f"raise the lr of the start or its limit max_lr, or let the noise rise less"
         )
     cap, cap_name = _batch_cap(schedule)
     if wanted_batch > cap:

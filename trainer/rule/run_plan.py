@@ -18,7 +18,10 @@ from trainer.rule.noise_scale import momentum_epochs, sgd_noise_scale
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Consecutive epochs with one decision. The fields are those of `trainer plan --json`."""
+    """Consecutive epochs with one decision. The fields are those of `trainer plan --json`.
+
+    sgd_noise_scale: for a large dataset, or in the form square_root, which has no exact one (None).
+    """
 
     first_epoch: int
     last_epoch: int
@@ -29,7 +32,7 @@ class Phase:
     lr: float
     momentum: float
     sgd_noise_scale: float
-    sgd_noise_scale_exact: float
+    sgd_noise_scale_exact: float | None
     limited_by: str
     updates: int
     momentum_epochs: float
@@ -97,6 +100,8 @@ def plan_run(schedule: Schedule, world_size: int) -> RunPlan:
 
 def _phase(schedule: Schedule, decision: EpochDecision, updates: int) -> Phase:
     plan, size = decision.plan, schedule.dataset_size
+    recipe = decision.lr, plan.global_batch, size, decision.momentum
+    for_adam = schedule.form == "square_root"
     return Phase(
         first_epoch=decision.epoch,
         last_epoch=decision.epoch,
@@ -106,8 +111,8 @@ def _phase(schedule: Schedule, decision: EpochDecision, updates: int) -> Phase:
         world_size=plan.world_size,
         lr=decision.lr,
         momentum=decision.momentum,
-        sgd_noise_scale=sgd_noise_scale(decision.lr, plan.global_batch, size, decision.momentum, "large_dataset"),
-        sgd_noise_scale_exact=sgd_noise_scale(decision.lr, plan.global_batch, size, decision.momentum, "exact"),
+        sgd_noise_scale=sgd_noise_scale(*recipe, "square_root" if for_adam else "large_dataset"),
+        sgd_noise_scale_exact=None if for_adam else sgd_noise_scale(*recipe, "exact"),
         limited_by=decision.limited_by,
         updates=updates,
         momentum_epochs=momentum_epochs(plan.global_batch, size, decision.momentum),

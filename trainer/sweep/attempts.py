@@ -30,7 +30,7 @@ def journals_of(folder: Path) -> set[Path]:
 def read_attempts(folder: Path) -> dict[Recipe, list[RunLog]]:
     """The runs in a sweep's folder by recipe, the oldest first. Raises TrackingError for a damaged journal."""
     attempts: dict[Recipe, list[RunLog]] = {}
-    for log in sorted(map(read_journal, journals_of(folder)), key=lambda log: log.start_time_s):
+    for log in sorted(map(read_journal, journals_of(folder)), key=lambda log: (log.start_time_s, log.source)):
         attempts.setdefault(recipe_of(log.run.params), []).append(log)
     return attempts
 

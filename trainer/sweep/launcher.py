@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,18 +35,24 @@ def parse_launcher(text: str) -> tuple[str, ...]:
 
 
 def workers_of(launcher: Sequence[str]) -> int | None:
-    """How many workers the launcher starts; None where its words do not say it."""
+    """How many workers the launcher starts; None where its words do not say it. Raises SweepError for none."""
     if not launcher:
         return 1
     for place, word in enumerate(launcher):
         options = launcher[place + 1 :]
         name = Path(word).name
         if name in _TORCHRUN:
-            per_node, nodes = _option(options, _NPROC, "1"), _option(options, _NNODES, "1")
-            return int(per_node) * int(nodes) if per_node.isdigit() and nodes.isdigit() else None
-        if name in _COUNTS:
-            count = _option(options, _COUNTS[name], "")
-            return int(count) if count.isdigit() else None
+            counts = [_option(options, _NPROC, "1"), _option(options, _NNODES, "1")]
+        elif name in _COUNTS:
+            counts = [_option(options, _COUNTS[name], "?")]
+        else:
+            continue
+        if not all(count.isascii() and count.isdigit() for count in counts):
+            return None
+        workers = math.prod(map(int, counts))
+        if workers < 1:
+            raise SweepError(f"--launcher {shlex.join(launcher)!r}: starts no worker: give at least 1")
+        return workers
     return None
 
 
@@ -53,5 +60,7 @@ def _option(words: Sequence[str], names: Sequence[str], default: str) -> str:
     for place, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name in names:
-            return value if equals else (*words, "")[place + 1]
+            if not equals and place + 1 == len(words):
+                raise SweepError(f"--launcher: {word} has no number: give one, {word} 2 for example")
+            return value if equals else words[place + 1]
     return default
