@@ -178,7 +178,7 @@ def test_the_variable_names_the_run_where_the_command_line_does_not(tmp_path):
 )
 def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, arguments, message):
     if "device=cuda" in arguments and torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device")
+        pytest.skip("needs a machine without a CUDA device")
     finished = run_trainer(*arguments, *([f"output={tmp_path}"] if arguments[0] == "train" else []))
     assert finished.returncode == 2
     assert finished.stderr.startswith("trainer: ")

@@ -96,7 +96,10 @@ def test_the_collective_follows_the_launcher(setting, launch, name):
             "horovod",
             launched("mpirun"),
             "built without MPI, and mpirun cannot start it: use horovodrun",
-            marks=[needs_horovod, pytest.mark.skipif(_horovod_runs_under_mpi(), reason="this Horovod has MPI")],
+            marks=[
+                needs_horovod,
+                pytest.mark.skipif(_horovod_runs_under_mpi(), reason="needs a Horovod that was built without MPI"),
+            ],
         ),
         ("ddp", launched("horovodrun"), "use torchrun --nproc-per-node 2 -m trainer"),
     ],

@@ -7,7 +7,21 @@ import sys
 
 import pytest
 
+from trainer.cli.main import command
+
 pytestmark = pytest.mark.unit
+
+
+def test_an_error_that_nobody_foresaw_is_shown_and_leaves_by_the_same_door(monkeypatch, capsys):
+    def main():
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr("trainer.cli.main.main", main)
+    monkeypatch.delitem(sys.modules, "trainer.collective.ddp", raising=False)  # else it would end this process
+    with pytest.raises(SystemExit) as end:
+        command()
+    assert end.value.code == 1
+    assert "RuntimeError: unforeseen" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

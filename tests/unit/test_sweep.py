@@ -12,7 +12,17 @@ from trainer.cli.main import main
 from trainer.config import ConfigError, flatten, load_config
 from trainer.report.runs import load_runs
 from trainer.sweep.attempts import read_attempts, recipe_of, result_text, settled_by
-from trainer.tracking import FAILED, FINISHED, KILLED, Journal, RunStart, TrackingError, journals_in, records_in
+from trainer.tracking import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    LOST_WORKER,
+    Journal,
+    RunStart,
+    TrackingError,
+    journals_in,
+    records_in,
+)
 from trainer.tracking.tracking_uri import sqlite_uri
 
 pytestmark = pytest.mark.unit
@@ -64,7 +74,8 @@ def test_a_point_is_settled_by_a_run_that_finished_or_failed_of_itself(tmp_path,
 
 
 def test_the_words_by_which_a_lost_worker_is_known_are_those_of_train():
-    assert 'error = f"another worker has ended (' in (REPOSITORY / "trainer/cli/train.py").read_text()
+    assert LOST_WORKER == "another worker has ended"
+    assert 'error = f"{LOST_WORKER} (' in (REPOSITORY / "trainer/cli/train.py").read_text()
 
 
 def test_a_run_belongs_to_a_point_whatever_folder_and_store_its_record_went_to():

@@ -80,11 +80,13 @@ def build_parts(config: TrainConfig, dataset: Dataset, launch: Launch, device: t
         zero_init=config.model.zero_init,
         image_size=config.data.image_size,
     ).to(device)
+    # Where it starts: the loop sets both before every update.
+    lr, momentum = config.schedule.start.lr_and_momentum(config.schedule.reference)
     optimizer = build_optimizer(
         config.optimizer.name,
         model,
-        lr=config.schedule.start_lr,  # the loop sets both before every update
-        momentum=config.schedule.start_momentum,
+        lr=lr,
+        momentum=momentum,
         weight_decay=config.optimizer.weight_decay,
         decay_norms_and_biases=config.optimizer.decay_norms_and_biases,
         adam=config.optimizer.adam_constants,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from trainer import __version__
 from trainer.cli import compare, data, doctor, plan, sweep, sync, train
-from trainer.cli.exit_codes import INTERRUPTED, USER_ERROR
+from trainer.cli.exit_codes import FAILED, INTERRUPTED, USER_ERROR
 from trainer.collective.leave import leave
 from trainer.user_errors import is_users
 
@@ -20,7 +21,12 @@ Without a command it trains: what TRAINER_CONFIG names, else ./trainer.yaml, els
 
 def command() -> NoReturn:
     """The console script: runs what the command line says and leaves with its exit code."""
-    leave(main())
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = FAILED
+    leave(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

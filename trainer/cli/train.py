@@ -119,6 +119,7 @@ def _run_to_the_end(job: Job, record: Record, console: Console) -> int:
     from trainer.collective.agreement import WorkerError
     from trainer.engine.errors import TrainingError
     from trainer.engine.train import train
+    from trainer.tracking import LOST_WORKER
 
     status, error, figures = "FAILED", None, dict[str, float]()
     try:
@@ -140,7 +141,7 @@ def _run_to_the_end(job: Job, record: Record, console: Console) -> int:
         error = (str(failure) or type(failure).__name__).splitlines()[0]
         if not job.collective.is_lost_worker(failure):
             raise
-        error = f"another worker has ended ({error})"
+        error = f"{LOST_WORKER} ({error})"
         print(f"trainer: rank {job.collective.rank}: {error}", file=sys.stderr, flush=True)
         return FAILED
     finally:

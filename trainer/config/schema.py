@@ -64,16 +64,6 @@ class ScheduleConfig(Section):
     warmup: Warmup = Warmup()
     limits: Limits
 
-    @property
-    def start_lr(self) -> float:
-        """lr of the first epoch, but for the limits."""
-        return self.reference.lr if self.start.lr is None else self.start.lr
-
-    @property
-    def start_momentum(self) -> float:
-        """Momentum of the first epoch."""
-        return self.reference.momentum if self.start.momentum is None else self.start.momentum
-
 
 class ModelConfig(Section):
     """ghost_batch: samples that share batch-norm statistics, the same for every batch; null leaves batch norm alone.
@@ -147,7 +137,8 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _optimizer_fits_the_schedule(self) -> TrainConfig:
         name, schedule = self.optimizer.name, self.schedule
-        momentum, is_lever = schedule.start_momentum, "momentum" in schedule.curve.levers
+        _, momentum = schedule.start.lr_and_momentum(schedule.reference)
+        is_lever = "momentum" in schedule.curve.levers
         if name == "nesterov" and momentum == 0:
             raise ValueError("optimizer nesterov needs a momentum above 0: set schedule.reference.momentum")
         if name == "sgd" and (momentum > 0 or is_lever):

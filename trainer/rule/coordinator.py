@@ -60,6 +60,13 @@ class Start:
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise PlanError(f"momentum {self.momentum:g} of the start is outside [0, 1)")
 
+    def lr_and_momentum(self, reference: Reference) -> tuple[float, float]:
+        """What the first epoch begins with, before the limits."""
+        return (
+            reference.lr if self.lr is None else self.lr,
+            reference.momentum if self.momentum is None else self.momentum,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -169,9 +176,9 @@ def decide(schedule: Schedule, epoch: int, world_size: int) -> EpochDecision:
         raise PlanError(
             f"epoch {epoch}: the noise scale would be {target:g}, which no lr and batch can follow: change the curve"
         )
-    start_momentum = reference.momentum if schedule.start.momentum is None else schedule.start.momentum
+    start_lr, start_momentum = schedule.start.lr_and_momentum(reference)
     momentum, lr_divisor = _momentum_and_lr_divisor(start_momentum, divisors)
-    wanted_lr = (schedule.start.lr or reference.lr) / lr_divisor
+    wanted_lr = start_lr / lr_divisor
     limited_by = NOT_LIMITED
     max_lr = schedule.limits.max_lr
     if max_lr is not None and wanted_lr > max_lr:

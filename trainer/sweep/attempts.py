@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.sweep.errors import SweepError
-from trainer.tracking import FAILED, FILE_NAME, FINISHED, RUNNING, RunLog, read_journal
+from trainer.tracking import FAILED, FILE_NAME, FINISHED, LOST_WORKER, RUNNING, RunLog, read_journal
 
 Recipe = frozenset[tuple[str, str]]
 
 _WHERE_THE_RECORD_GOES = ("output", "tracking.mlflow", "tracking.parent")
-_LOST_WORKER = "another worker has ended"  # how the error begins of a run whose other workers left it
 
 
 def recipe_of(params: Mapping[str, str]) -> Recipe:
@@ -41,7 +40,7 @@ def settled_by(attempts: Sequence[RunLog]) -> RunLog | None:
     A run that diverged would again, so a failure settles a point. One that was killed, or whose workers were, does not.
     Raises SweepError where a run goes on: that of a sweep which died without ending it.
     """
-    by_status = {log.status: log for log in attempts if not (log.error or "").startswith(_LOST_WORKER)}
+    by_status = {log.status: log for log in attempts if not (log.error or "").startswith(LOST_WORKER)}
     if (running := by_status.get(RUNNING)) is not None:
         raise SweepError(f"{running.source}: this run of the sweep still goes on: wait for its end, or end it")
     return by_status.get(FINISHED) or by_status.get(FAILED)

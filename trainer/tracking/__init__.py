@@ -7,7 +7,18 @@ from trainer.tracking.journal import Journal
 from trainer.tracking.journal_reader import FILE_NAME, SWEEP_FILE_NAME, journals_in, read_journal, records_in
 from trainer.tracking.mlflow_tracker import MlflowTracker
 from trainer.tracking.run_log import RunLog
-from trainer.tracking.tracker import FAILED, FINISHED, KILLED, KIND, RUNNING, SWEEP, RunStart, Tracker, Trackers
+from trainer.tracking.tracker import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    KIND,
+    LOST_WORKER,
+    RUNNING,
+    SWEEP,
+    RunStart,
+    Tracker,
+    Trackers,
+)
 from trainer.tracking.tracking_uri import resolve_tracking_uri, without_password
 
 __all__ = [
@@ -16,6 +27,7 @@ __all__ = [
     "FINISHED",
     "KILLED",
     "KIND",
+    "LOST_WORKER",
     "RUNNING",
     "SWEEP",
     "SWEEP_FILE_NAME",

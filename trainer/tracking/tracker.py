@@ -18,6 +18,8 @@ KILLED: Final = "KILLED"
 RUNNING: Final = "RUNNING"
 CLOSED_STATUSES: Final = (FINISHED, FAILED, KILLED)
 
+LOST_WORKER: Final = "another worker has ended"  # how the error begins of a run whose other workers left it
+
 RUN_UID: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
 KIND: Final = "kind"  # the tag that tells a sweep from a run; a run has none
 SWEEP: Final = "sweep"
