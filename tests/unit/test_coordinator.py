@@ -215,13 +215,15 @@ def test_an_update_belongs_to_the_epoch_in_which_it_starts_or_to_none():
     # although the smaller batch of epoch 1 would fit
     raised = NoiseCurve("steps", drops=(NoiseDrop(1, 0.5, "batch"),))
     schedule = Schedule(Reference(0.1, 900), Limits(900, 1000), 1000, 1.6, raised)
-    assert [(decision.epoch, position, updates) for decision, position, updates in walk(schedule, 1)] == [(0, 0, 1)]
+    assert [(decision.epoch, position, updates) for decision, position, updates in walk(schedule, Fleet.of(1))] == [
+        (0, 0, 1)
+    ]
 
 
 def test_an_update_may_be_longer_than_what_is_left_of_its_epoch_and_the_next():
     # 600 samples an update: they start at 0, 600, 1200, 1800 and 2400 of 3,000
     schedule = Schedule(Reference(0.1, 600), Limits(600, 1000), 1000, 3)
-    assert [(decision.epoch, position, updates) for decision, position, updates in walk(schedule, 1)] == [
+    assert [(decision.epoch, position, updates) for decision, position, updates in walk(schedule, Fleet.of(1))] == [
         (0, 0, 2),
         (1, 1200, 2),
         (2, 2400, 1),
@@ -296,7 +298,7 @@ def schedules(draw):
 @given(schedules(), st.integers(1, 4096))
 def test_g_is_met_within_every_limit_for_any_fleet_and_curve_or_a_plan_error_says_why(schedule, world_size):
     try:
-        rows = list(walk(schedule, world_size))
+        rows = list(walk(schedule, Fleet.of(world_size)))
     except PlanError:
         return
     cap = schedule.limits.max_global_batch

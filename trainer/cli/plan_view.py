@@ -46,7 +46,7 @@ def plan_document(name: str, plan: RunPlan) -> dict[str, Any]:
         "name": name,
         "dataset_size": plan.dataset_size,
         "epochs": plan.epochs,
-        "world_size": plan.world_size,
+        "world_size": plan.fleet.largest,
         "total_updates": plan.total_updates,
         "total_samples": plan.total_samples,
         "predicted_seconds": None,
@@ -57,9 +57,9 @@ def plan_document(name: str, plan: RunPlan) -> dict[str, Any]:
 def print_plan(config: TrainConfig, plan: RunPlan, console: Console | None = None) -> None:
     """The phases as a table, the totals, and what a user should know about them."""
     console = console or plain_console()
-    workers = f"{plan.world_size} worker" + ("s" if plan.world_size != 1 else "")
+    title = f"{config.name} on {plan.fleet}"
     columns = [column for column in _COLUMNS if console.width >= _WIDE or not column[2]]
-    table = Table(title=f"{config.name} on {workers}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.pad_edge, table.padding = False, (0, 1, 0, 0)
     for heading, *_ in columns:
         is_text = heading.startswith("batch")

@@ -8,12 +8,24 @@ apart.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dali_pipelines.augmentation import Augmentation
-from trainer.rule import AdamConstants, Limits, NoiseCurve, Reference, Schedule, Start, Warmup
+from trainer.rule import (
+    AdamConstants,
+    Fleet,
+    FleetStep,
+    Limits,
+    NoiseCurve,
+    PlanError,
+    Reference,
+    Schedule,
+    Start,
+    Warmup,
+)
 from trainer.rule.noise_scale import NoiseForm
 
 OptimizerName = Literal["sgd", "momentum", "nesterov", "adam", "adamw", "lars"]
@@ -118,7 +130,11 @@ class TrackingConfig(Section):
 
 
 class TrainConfig(Section):
-    """A run, whole."""
+    """A run, whole.
+
+    fleet: how many workers it is to have, from which epoch on; null takes what the launcher started. calibration: a
+    file of `trainer calibrate`, by which the run's time is predicted.
+    """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     experiment: str = Field(default="default", min_length=1)
@@ -127,12 +143,24 @@ class TrainConfig(Section):
     output: str = "runs"
     data: DataConfig = DataConfig()
     schedule: ScheduleConfig
+    fleet: tuple[FleetStep, ...] | None = None
+    calibration: str | None = None
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     collective: Literal["auto", "local", "ddp", "horovod"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("fleet")
+    @classmethod
+    def _fleet_is_one(cls, steps: tuple[FleetStep, ...] | None) -> tuple[FleetStep, ...] | None:
+        if steps is not None:
+            try:
+                Fleet(steps)
+            except PlanError as error:
+                raise ValueError(str(error)) from None
+        return steps
 
     @model_validator(mode="after")
     def _optimizer_fits_the_schedule(self) -> TrainConfig:
@@ -157,6 +185,15 @@ class TrainConfig(Section):
                 f"schedule.form=large_dataset"
             )
         return self
+
+    def rule_fleet(self, workers: int) -> Fleet:
+        """The run's fleet; where the configuration names none, `workers` throughout."""
+        return Fleet.of(workers) if self.fleet is None else Fleet(self.fleet)
+
+    def with_max_micro_batch(self, max_micro_batch: int) -> TrainConfig:
+        """The same run where schedule.limits.max_micro_batch is this many samples, not auto."""
+        limits = replace(self.schedule.limits, max_micro_batch=max_micro_batch)
+        return self.model_copy(update={"schedule": self.schedule.model_copy(update={"limits": limits})})
 
     def rule_schedule(self, dataset_size: int) -> Schedule:
         """The schedule as the coordinator takes it, for a training set of dataset_size samples."""

@@ -86,7 +86,7 @@ def train(job: Job) -> tuple[RunState, Clock]:
             state, train_loss = _train_epoch(job, module, decision, state, clock)
         speed = (state.samples_seen - before) / (clock.seconds["train"] - seconds_before)
         with clock.measure("evaluate"):
-            share = job.collective.rank, job.collective.world_size, job.schedule.limits.max_micro_batch
+            share = job.collective.rank, job.collective.world_size, job.schedule.max_micro_batch
             images = GuardedInput(lambda share=share: job.pipeline.evaluation_batches(*share))
             evaluation = evaluate(job.model, images, job.collective, job.device, job.autocast_to)
         with clock.measure("record"):

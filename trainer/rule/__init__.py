@@ -1,6 +1,6 @@
 """The noise-scale rule: pure arithmetic on the standard library, usable without torch.
 
-The whole of it in one call: `plan_run(schedule, world_size)` says the batch, the learning rate and the momentum of
+The whole of it in one call: `plan_run(schedule, workers)` says the batch, the learning rate and the momentum of
 every epoch; `decide(schedule, epoch, world_size)` says them for one.
 """
 
@@ -8,6 +8,7 @@ from trainer.rule.adam_scaling import AdamConstants
 from trainer.rule.batch_plan import BatchPlan, fit_batch
 from trainer.rule.coordinator import EpochDecision, Limits, Reference, Schedule, Start, decide
 from trainer.rule.errors import PlanError
+from trainer.rule.fleet import Fleet, FleetStep
 from trainer.rule.noise_scale import (
     global_batch_for_sgd_noise_scale,
     lr_for_sgd_noise_scale,
@@ -22,6 +23,8 @@ __all__ = [
     "AdamConstants",
     "BatchPlan",
     "EpochDecision",
+    "Fleet",
+    "FleetStep",
     "Limits",
     "NoiseCurve",
     "NoiseDrop",

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from trainer.rule.adam_scaling import AdamConstants, largest_batch_ratio, scale_beta, scale_constants
 from trainer.rule.batch_plan import BatchPlan, fit_batch
@@ -70,14 +71,17 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What hardware and stability allow: samples per worker at once, samples per update (default N/10), lr."""
+    """What hardware and stability allow: samples per worker at once, samples per update (default N/10), lr.
 
-    max_micro_batch: int
+    max_micro_batch "auto": what the device's memory holds, measured; nothing is decided before it is.
+    """
+
+    max_micro_batch: int | Literal["auto"]
     max_global_batch: int | None = None
     max_lr: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_micro_batch < 1:
+        if self.max_micro_batch != "auto" and self.max_micro_batch < 1:
             raise PlanError(f"max_micro_batch {self.max_micro_batch} must be at least 1 sample")
         if self.max_global_batch is not None and self.max_global_batch < 1:
             raise PlanError(f"max_global_batch {self.max_global_batch} must be at least 1 sample")
@@ -117,6 +121,17 @@ class Schedule:
                 f"the reference batch of {self.reference.global_batch} samples is larger than the dataset "
                 f"({self.dataset_size}): choose a smaller one"
             )
+        if self.limits.max_micro_batch == "auto":
+            raise PlanError(
+                "schedule.limits.max_micro_batch is auto, and what fits is only known where it was measured: give "
+                "--calibration FILE, or set schedule.limits.max_micro_batch=N"
+            )
+
+    @property
+    def max_micro_batch(self) -> int:
+        """Samples per worker at once."""
+        assert self.limits.max_micro_batch != "auto", "refused above"
+        return self.limits.max_micro_batch
 
     @property
     def total_samples(self) -> int:
@@ -194,7 +209,7 @@ def decide(schedule: Schedule, epoch: int, world_size: int) -> EpochDecision:
         limited_by = cap_name
     allowed = min(wanted_batch, cap)
     try:
-        plan = fit_batch(allowed, world_size, schedule.limits.max_micro_batch, schedule.ghost_batch)
+        plan = fit_batch(allowed, world_size, schedule.max_micro_batch, schedule.ghost_batch)
     except PlanError as error:
         reason = "" if limited_by == NOT_LIMITED else f" ({limited_by})"
         raise PlanError(f"epoch {epoch}: {error}{reason}") from None

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 
 from trainer.rule.coordinator import EpochDecision, Schedule, decide
 from trainer.rule.errors import PlanError
+from trainer.rule.fleet import Fleet
 from trainer.rule.noise_scale import momentum_epochs, sgd_noise_scale
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Consecutive epochs with one decision. The fields are those of `trainer plan --json`.
+    """Consecutive epochs with one decision on one fleet. The fields are those of `trainer plan --json`.
 
     sgd_noise_scale: for a large dataset, or in the form square_root, which has no exact one (None).
     """
@@ -40,11 +41,11 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """The phases of a run on a fleet of `world_size` workers, and their totals."""
+    """The phases of a run on a fleet, and their totals."""
 
     dataset_size: int
     epochs: float
-    world_size: int
+    fleet: Fleet
     phases: tuple[Phase, ...]
 
     @property
@@ -70,21 +71,25 @@ def updates_in_epoch(schedule: Schedule, decision: EpochDecision, position: int)
     return min(starts, (schedule.total_samples - position) // batch)
 
 
-def walk(schedule: Schedule, world_size: int) -> Iterator[tuple[EpochDecision, int, int]]:
+def walk(schedule: Schedule, fleet: Fleet) -> Iterator[tuple[EpochDecision, int, int]]:
     """(decision, position of its first update, number of updates) of every epoch in which an update starts."""
     position = 0
     for epoch in range(math.ceil(schedule.epochs)):
-        decision = decide(schedule, epoch, world_size)
+        decision = decide(schedule, epoch, fleet.workers_at(epoch))
         updates = updates_in_epoch(schedule, decision, position)
         if updates:
             yield decision, position, updates
         position += updates * decision.plan.global_batch
 
 
-def plan_run(schedule: Schedule, world_size: int) -> RunPlan:
-    """The whole run on a fleet of `world_size` workers. Raises PlanError if any epoch cannot be planned."""
+def plan_run(schedule: Schedule, fleet: Fleet | int) -> RunPlan:
+    """The whole run on a fleet; a number is that of its workers throughout.
+
+    Raises PlanError if any epoch cannot be planned.
+    """
+    fleet = Fleet.of(fleet) if isinstance(fleet, int) else fleet
     phases: list[Phase] = []
-    for decision, _, updates in walk(schedule, world_size):
+    for decision, _, updates in walk(schedule, fleet):
         phase = _phase(schedule, decision, updates)
         last = phases[-1] if phases else None
         if last and replace(last, last_epoch=phase.last_epoch, first_epoch=phase.first_epoch, updates=updates) == phase:
@@ -95,7 +100,7 @@ def plan_run(schedule: Schedule, world_size: int) -> RunPlan:
         raise PlanError(
             f"{schedule.epochs:g} epochs of {schedule.dataset_size} samples are less than one update: give more epochs"
         )
-    return RunPlan(schedule.dataset_size, schedule.epochs, world_size, tuple(phases))
+    return RunPlan(schedule.dataset_size, schedule.epochs, fleet, tuple(phases))
 
 
 def _phase(schedule: Schedule, decision: EpochDecision, updates: int) -> Phase:

@@ -1,0 +1,1 @@
+"""What a worker and a fleet were measured to take, and the file of it. Measuring needs torch, reading does not."""
