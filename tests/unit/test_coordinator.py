@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from trainer.rule import (
     AdamConstants,
     EpochDecision,
+    Fleet,
     Limits,
     NoiseCurve,
     NoiseDrop,
@@ -215,15 +216,15 @@ def test_an_update_belongs_to_the_epoch_in_which_it_starts_or_to_none():
     # although the smaller batch of epoch 1 would fit
     raised = NoiseCurve("steps", drops=(NoiseDrop(1, 0.5, "batch"),))
     schedule = Schedule(Reference(0.1, 900), Limits(900, 1000), 1000, 1.6, raised)
-    assert [(decision.epoch, position, updates) for decision, position, updates in walk(schedule, Fleet.of(1))] == [
-        (0, 0, 1)
-    ]
+    walked = walk(schedule, Fleet.of(1))
+    assert [(decision.epoch, position, updates) for decision, position, updates in walked] == [(0, 0, 1)]
 
 
 def test_an_update_may_be_longer_than_what_is_left_of_its_epoch_and_the_next():
     # 600 samples an update: they start at 0, 600, 1200, 1800 and 2400 of 3,000
     schedule = Schedule(Reference(0.1, 600), Limits(600, 1000), 1000, 3)
-    assert [(decision.epoch, position, updates) for decision, position, updates in walk(schedule, Fleet.of(1))] == [
+    walked = walk(schedule, Fleet.of(1))
+    assert [(decision.epoch, position, updates) for decision, position, updates in walked] == [
         (0, 0, 2),
         (1, 1200, 2),
         (2, 2400, 1),
