@@ -54,5 +54,5 @@ class Fleet:
 
     def __str__(self) -> str:
         first, *others = self.steps
-        workers = f"{first.workers} worker" + ("" if first.workers == 1 and not others else "s")
+        workers = f"{first.workers} worker" + ("" if first.workers == 1 else "s")
         return workers + "".join(f", {step.workers} from epoch {step.epoch}" for step in others)
