@@ -20,8 +20,9 @@ from torch import Tensor
 from dali_pipelines.augmentation import Augmentation
 from dali_pipelines.pipeline import open_dataset, open_pipeline
 from trainer.collective.local import LocalCollective
+from trainer.engine.job import Job
 from trainer.engine.optimizer import build_optimizer
-from trainer.engine.train import Job, train
+from trainer.engine.train import train
 from trainer.models import build_model
 from trainer.rule import EpochDecision, Limits, NoiseCurve, NoiseDrop, Reference, Schedule
 from trainer.tracking import Trackers

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from dali_pipelines.sample_order import Shard, evaluation_range, micro_batch_starts, sample_ids
 from trainer.collective.local import LocalCollective
+from trainer.engine.job import Job
 from trainer.engine.optimizer import build_optimizer
-from trainer.engine.train import Job, train
+from trainer.engine.train import train
 from trainer.models import build_model
 from trainer.rule import Limits, Reference, Schedule
 from trainer.tracking import Trackers

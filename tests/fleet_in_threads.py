@@ -26,12 +26,20 @@ class ThreadCollective:
     ) -> None:
         self.rank, self.world_size, self.local_rank = rank, world_size, rank
         self._meeting, self._table = meeting, table
+        self._parameters = []
 
     def wrap(self, model):
+        for tensor in model.state_dict().values():
+            self.broadcast(tensor)
+        self._parameters = list(model.parameters())
         return model
 
     def micro_step(self, last):
         return nullcontext()
+
+    def finish_gradients(self):
+        for parameter in self._parameters:
+            self.all_reduce(parameter.grad)
 
     def all_reduce(self, tensor):
         return tensor.copy_(sum(self._share(tensor)))

@@ -21,6 +21,8 @@ class Launch:
     """How this process was started. rank and world_size count workers; local_* count those on this host.
 
     rendezvous is "host:port" where rank 0 listens; None where the launcher sees to it itself, or where nobody knows.
+    is_elastic: the launcher starts the workers anew, as many as there are then, when workers come or go.
+    shares_store: torchrun's own store serves the workers too; nobody can join them later then.
     """
 
     launcher: Launcher
@@ -29,6 +31,8 @@ class Launch:
     local_rank: int = 0
     local_size: int = 1
     rendezvous: str | None = None
+    is_elastic: bool = False
+    shares_store: bool = False
 
 
 class LaunchError(ValueError):
@@ -70,6 +74,8 @@ def detect_launch(environ: Mapping[str, str] | None = None) -> Launch:
             # Slurm writes "4(x3),2": as many as the first host has is near enough for sharing out cores
             local_size=_integer({local_size: env.get(local_size, "1").split("(")[0].split(",")[0]}, local_size),
             rendezvous=_rendezvous(launcher, env),
+            is_elastic=launcher == "torchrun" and _integer(env, "TORCHELASTIC_MAX_RESTARTS") > 0,
+            shares_store=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         )
         if launcher == "torchrun" and "MASTER_ADDR" not in env:
             raise LaunchError(

@@ -15,7 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from trainer.tracking import FINISHED, KILLED, RUNNING, Journal, MlflowTracker, RunStart, Trackers, TrackingError
+from trainer.tracking import (
+    FINISHED,
+    KILLED,
+    PAUSED,
+    RUNNING,
+    Journal,
+    MlflowTracker,
+    RunStart,
+    Trackers,
+    TrackingError,
+)
 from trainer.tracking.journal_reader import read_journal
 from trainer.tracking.mlflow_reader import load_run_logs
 from trainer.tracking.mlflow_store import RunSender, open_client, send_journal, store_comparison
@@ -135,6 +145,40 @@ def test_a_run_whose_process_died_is_marked_killed_and_taken_up_again_as_running
     journal.close(FINISHED, {})
     assert send_journal(store, read_journal(path)) == 1
     assert open_client(store).get_run(run_id).info.status == FINISHED
+
+
+def test_a_paused_run_is_scheduled_until_it_goes_on(store: str, tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    write_journal(path, "paused").close(PAUSED, {})
+    send_journal(store, read_journal(path))
+    run_id = run_id_of(store, "paused")
+    assert open_client(store).get_run(run_id).info.status == "SCHEDULED"
+    assert send_journal(store, read_journal(path)) == 0
+    (log,) = load_run_logs(store, [run_id])
+    assert (log.status, log.error, log.is_being_written) == (PAUSED, None, False)
+    journal = Journal(path)
+    journal.start(start_of("paused"))
+    send_journal(store, read_journal(path))
+    assert open_client(store).get_run(run_id).info.status == RUNNING
+    journal.log(4, {"val/top1": 0.4})
+    journal.close(FINISHED, {"total_s": 3.0})
+    assert send_journal(store, read_journal(path)) == 2  # the new epoch's, and the summary's: nothing twice
+    assert open_client(store).get_run(run_id).info.status == FINISHED
+
+
+def test_why_a_run_broke_off_is_forgotten_when_it_has_gone_on(store: str, tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    write_journal(path, "again").close(KILLED, {}, error="SIGTERM")
+    send_journal(store, read_journal(path))
+    run_id = run_id_of(store, "again")
+    assert open_client(store).get_run(run_id).data.tags["error"] == "SIGTERM"
+    journal = Journal(path)  # the store does not hear of it before it is finished
+    journal.start(start_of("again"))
+    journal.close(FINISHED, {})
+    send_journal(store, read_journal(path))
+    assert "error" not in open_client(store).get_run(run_id).data.tags
+    (log,) = load_run_logs(store, [run_id])
+    assert (log.status, log.error) == (FINISHED, None)
 
 
 def test_artifacts_lie_beside_the_database(store: str, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from dali_pipelines.sample_order import evaluation_range
 from tests.fleet_in_threads import run_fleet
 from trainer.collective.agreement import WorkerError
 from trainer.collective.local import LocalCollective
-from trainer.engine.checkpoint import save_weights
 from trainer.engine.clock import Clock
 from trainer.engine.errors import TrainingError
 from trainer.engine.evaluate import evaluate
@@ -162,23 +161,3 @@ def test_the_clock_counts_waiting_apart():
     with clock.measure("train"):
         assert list(clock.waiting(iter([1, 2]))) == [1, 2]
     assert 0 < clock.seconds["data_wait"] <= clock.seconds["train"] <= clock.elapsed()
-
-
-def test_weights_are_replaced_whole_or_not_at_all(tmp_path):
-    model, _ = model_and_optimizer()
-    path = tmp_path / "weights.pt"
-    save_weights(model, path)
-    old = path.read_bytes()
-    with pytest.raises(AttributeError):
-        save_weights(BrokenModule(), path)
-    assert path.read_bytes() == old
-    assert list(tmp_path.iterdir()) == [path]
-    state = torch.load(path, weights_only=True)
-    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
-
-
-class BrokenModule(nn.Module):
-    """Its state cannot be saved."""
-
-    def state_dict(self):
-        return {"weight": None}

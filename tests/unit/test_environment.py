@@ -18,6 +18,7 @@ TORCHRUN = {
     "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1",
     "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29400",
 }  # fmt: skip
+ELASTIC = TORCHRUN | {"TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "True"}
 MPIRUN = {
     "OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
     "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_NODE_RANK": "1",
@@ -38,6 +39,10 @@ SRUN = SLURM_SHELL | {
         ({}, Launch("alone")),
         (HOROVODRUN, Launch("horovodrun", 5, 8, 1, 4)),
         (TORCHRUN, Launch("torchrun", 5, 8, 1, 4)),
+        (ELASTIC, Launch("torchrun", 5, 8, 1, 4, is_elastic=True, shares_store=True)),
+        (ELASTIC | {"TORCHELASTIC_USE_AGENT_STORE": "False"}, Launch("torchrun", 5, 8, 1, 4, is_elastic=True)),
+        (TORCHRUN | {"TORCHELASTIC_MAX_RESTARTS": "0"}, Launch("torchrun", 5, 8, 1, 4)),
+        (HOROVODRUN | {"TORCHELASTIC_MAX_RESTARTS": "3"}, Launch("horovodrun", 5, 8, 1, 4)),
         (MPIRUN, Launch("mpirun", 5, 8, 1, 4)),
         (MPIRUN | {"MASTER_ADDR": "10.0.0.1"}, Launch("mpirun", 5, 8, 1, 4, "10.0.0.1:29500")),
         (MPIRUN | {"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, Launch("mpirun", 5, 8, 1, 8, "127.0.0.1:29500")),

@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.tracking import FINISHED, KILLED, RUNNING, Journal, RunStart, TrackingError, journals_in, read_journal
+from trainer.tracking import (
+    FINISHED,
+    KILLED,
+    PAUSED,
+    RUNNING,
+    Journal,
+    RunStart,
+    TrackingError,
+    journals_in,
+    read_journal,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -183,6 +193,20 @@ def test_a_run_is_taken_up_again_in_the_same_journal(tmp_path: Path) -> None:
     log = read_journal(path)
     assert (log.status, log.torn_line) == (FINISHED, None)
     assert [(entry.epoch, entry.metrics["val/top1"]) for entry in log.epochs] == [(1, 0.5), (2, 0.8), (3, 0.9)]
+
+
+def test_a_paused_run_is_neither_failed_nor_finished_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = write_two_epochs(path)
+    journal.event("fleet", {"epoch": 2, "planned": 4, "present": 2})
+    journal.close(PAUSED, {})
+    log = read_journal(path)
+    assert (log.status, log.error, log.events[-1].fields["planned"]) == (PAUSED, None, 4)
+    journal = Journal(path)
+    journal.start(RUN)
+    assert read_journal(path).status == RUNNING
+    journal.close(FINISHED, {})
+    assert read_journal(path).status == FINISHED
 
 
 def test_two_processes_cannot_write_one_journal(tmp_path: Path) -> None:

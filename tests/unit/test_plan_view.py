@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.cli.plan_view import plan_notes
+from trainer.cli.planning.view import plan_notes
 from trainer.config import load_config
 from trainer.rule import plan_run
 

@@ -16,7 +16,18 @@ from trainer.report.outcome import Spread, arrival, change, outcome_of, spread
 from trainer.report.report import compare_runs
 from trainer.report.runs import EPOCHS_SEEN, RunRecord, load_runs
 from trainer.report.table import rich_tables, seeds
-from trainer.report.units import accuracy, count, duration, listed, p_value, percent_label, signed_points, time_unit
+from trainer.report.units import (
+    accuracy,
+    count,
+    duration,
+    listed,
+    p_value,
+    percent_label,
+    signed_percent_of,
+    signed_points,
+    significant,
+    time_unit,
+)
 from trainer.tracking import FINISHED, Journal, RunStart, TrackingError
 
 pytestmark = pytest.mark.unit
@@ -172,7 +183,16 @@ def test_a_curve_keeps_to_the_epochs_that_all_its_runs_have(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("times_s", "unit"), [([0.1, 179], "s"), ([1, 180], "min"), ([10_000], "min"), ([10_800, 1], "h"), ([], "s")]
+    ("times_s", "unit"),
+    [
+        ([0.1, 179], "s"),
+        ([1, 180], "min"),
+        ([10_000], "min"),
+        ([10_800, 1], "h"),
+        ([], "s"),
+        ([259_199], "h"),
+        ([259_200], "d"),
+    ],
 )
 def test_times_are_in_the_unit_that_suits_the_longest(times_s: list[float], unit: str) -> None:
     assert time_unit([*times_s, math.nan]).name == unit
@@ -193,6 +213,8 @@ def test_numbers_are_written_as_people_write_them() -> None:
     ]
     assert [signed_points(value) for value in (0.0012, -0.0163, -0.00001)] == ["+0.12", "\N{MINUS SIGN}1.63", "0.00"]
     assert [listed(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+    assert [significant(value) for value in (0.01234, 33.06, 61_920.4, 0)] == ["0.0123", "33.1", "61,920", "0"]
+    assert [signed_percent_of(value) for value in (0.031, -0.4, 0.004)] == ["+3 %", "\N{MINUS SIGN}40 %", "same"]
     assert count(Spread(80_000.0, math.nan, 1)) == "80,000"
     assert count(Spread(2.5, 0.5, 2)) == "2.5 ± 0.5"
     assert [percent_label(value) for value in (0.76, 0.975, 0.29, 1.0)] == ["76 %", "97.5 %", "29 %", "100 %"]

@@ -31,6 +31,7 @@ def measured(**changes):
         fabric=Fabric(None, None),
         all_reduce=(),
         hidden_share=0.0,
+        input_s_per_batch=0.0,
         input_images_per_s=1e9,
         input_sharing=0.0,
         evaluation_s_per_image=0.0,
@@ -123,6 +124,17 @@ def test_an_update_takes_at_least_as_long_as_its_images_take_to_arrive(rate, sha
     update = predict_update(BatchPlan(20, 1, 1), measured(input_images_per_s=rate, input_sharing=sharing), 1)
     assert update.seconds == pytest.approx(seconds)
     assert update.bound == bound
+
+
+def test_every_micro_batch_costs_the_input_something_of_its_own():
+    times = measured(input_s_per_batch=0.004, input_images_per_s=1000, input_sharing=1.0)
+    assert predict_update(BatchPlan(20, 3, 1), times, 1).seconds == pytest.approx(3 * (0.030 + 0.004 + 0.020))
+
+
+def test_workers_share_nodes_as_in_the_fullest_of_the_measured_fleets():
+    fleets = tuple(AllReduceTime(workers, nodes, 1000, 0.001) for workers, nodes in ((8, 1), (16, 4)))
+    assert measured(all_reduce=fleets).per_node == 8
+    assert measured().per_node == 1
 
 
 def test_many_tiny_updates_are_bound_by_their_overhead():

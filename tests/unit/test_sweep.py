@@ -75,7 +75,7 @@ def test_a_point_is_settled_by_a_run_that_finished_or_failed_of_itself(tmp_path,
 
 def test_the_words_by_which_a_lost_worker_is_known_are_those_of_train():
     assert LOST_WORKER == "another worker has ended"
-    assert 'error = f"{LOST_WORKER} (' in (REPOSITORY / "trainer/cli/train.py").read_text()
+    assert 'message = f"{LOST_WORKER} (' in (REPOSITORY / "trainer/cli/join.py").read_text()
 
 
 def test_a_run_belongs_to_a_point_whatever_folder_and_store_its_record_went_to():
@@ -121,6 +121,11 @@ def test_a_setting_that_must_be_given_may_be_one_that_varies(capsys):
     assert "1/2 data.path=a seed=0: updates not known yet" in capsys.readouterr().out
 
 
+def test_a_micro_batch_that_is_yet_to_be_measured_is_no_obstacle(capsys):
+    assert sweep("--seeds", "1", "schedule.limits.max_micro_batch=auto", "--dry-run") == 0
+    assert "1/1 seed=0: updates not known yet" in capsys.readouterr().out
+
+
 def test_presets_are_compared_over_seeds(capsys):
     assert main(["sweep", "digits-decay-lr", "digits-hybrid", "--seeds", "0,5", "--dry-run"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
@@ -142,6 +147,14 @@ def test_presets_are_compared_over_seeds(capsys):
         (
             ["--vary", "schedule.reference.global_batch=2,1", "--launcher", f"{sys.executable} horovodrun -np 2"],
             "schedule.reference.global_batch=1: epoch 0: 2 workers cannot share a global batch of 1 samples",
+        ),
+        (
+            ["--seeds", "1", "fleet=[{epoch: 0, workers: 1}, {epoch: 3, workers: 2}]"],
+            "seed=0: its fleet changes (1 worker, 2 from epoch 3), and a sweep starts each run once: set fleet=null",
+        ),
+        (
+            ["--seeds", "1", "fleet=[{epoch: 0, workers: 2}]"],
+            "seed=0: its fleet has 2 workers, and --launcher starts 1: make them agree, or set fleet=null",
         ),
         (["--vary", "seed=1,1"], "seed=1: is the same run as seed=1: leave one of them out"),
         (["--seeds", "0,0"], "seed=0: is the same run as seed=0"),

@@ -12,7 +12,7 @@ from trainer.calibration.errors import CalibrationError
 from trainer.config import TrainConfig, flatten
 from trainer.rule.all_reduce import Algorithm, AllReduceTime, fit_fabric
 from trainer.rule.errors import PlanError
-from trainer.rule.step_time import ComputeTime, StepTimes
+from trainer.rule.step_time import LARGEST_SHARING, ComputeTime, StepTimes
 
 # What the times depend on: a calibration with other settings says nothing of a run.
 TIMED_SETTINGS = (
@@ -51,8 +51,9 @@ class Calibration(BaseModel):
     gradient_bytes: int = Field(ge=1)
     all_reduce: tuple[AllReduceTime, ...]
     hidden_share: float = Field(ge=0, le=1)
+    input_s_per_batch: float = Field(ge=0)
     input_images_per_s: float = Field(gt=0)
-    input_sharing: float = Field(ge=0, le=1)
+    input_sharing: float = Field(ge=0, le=LARGEST_SHARING)
     evaluation_s_per_image: float = Field(ge=0)
     validation_size: int = Field(ge=0)
     epoch_s: float = Field(ge=0)
@@ -66,6 +67,7 @@ class Calibration(BaseModel):
             fabric=fit_fabric(self.all_reduce, self.algorithm),
             all_reduce=self.all_reduce,
             hidden_share=self.hidden_share,
+            input_s_per_batch=self.input_s_per_batch,
             input_images_per_s=self.input_images_per_s,
             input_sharing=self.input_sharing,
             evaluation_s_per_image=self.evaluation_s_per_image,

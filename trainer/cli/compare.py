@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from trainer.environment import mlflow_tracking_uri
+    from trainer.report.prediction import PREDICTION_NOTE
     from trainer.report.report import compare_runs, write_report
     from trainer.report.runs import load_runs
     from trainer.report.table import NOTE, rich_tables
@@ -63,6 +64,10 @@ def run(args: argparse.Namespace) -> int:
         for table in rich_tables(comparison.agreement, "\nWithin the spread of the seeds?", console.width):
             console.print(table)
         console.print(comparison.agreement_note)
+    if comparison.prediction is not None:
+        for table in rich_tables(comparison.prediction, "\nAs predicted?", console.width):
+            console.print(table)
+        console.print(PREDICTION_NOTE)
     console.print(f"\nPage and figures: {files[0]}", soft_wrap=True)
     if uri is not None and not args.no_store:
         console.print(_store(uri, runs[0].experiment, [record.run_uid for record in runs], files), soft_wrap=True)

@@ -2,4 +2,5 @@
 
 FAILED = 1  # the run went badly, or the check found something
 USER_ERROR = 2  # something given was wrong; nothing was begun
+FLEET_CHANGES = 75  # go on with another number of workers: "start me again" (EX_TEMPFAIL of sysexits.h)
 INTERRUPTED = 130  # Ctrl-C or SIGTERM, as shells count it

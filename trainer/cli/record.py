@@ -16,12 +16,13 @@ from pathlib import Path
 from rich.console import Console
 
 from trainer import __version__
-from trainer.cli.plan_view import plan_document, print_plan
-from trainer.config import TrainConfig, flatten, to_yaml
+from trainer.cli.planning.view import plan_document, print_plan
+from trainer.cli.prepare import Task
+from trainer.config import flatten, to_yaml
+from trainer.engine.checkpoint import FOLDER_NAME, CheckpointFolder
 from trainer.engine.clock import Clock
 from trainer.engine.run_state import RunState
 from trainer.environment import mlflow_tracking_uri
-from trainer.rule import RunPlan
 from trainer.tracking import (
     FILE_NAME,
     Journal,
@@ -50,6 +51,10 @@ class Record:
     def weights_path(self) -> Path | None:
         return None if self.folder is None else self.folder / WEIGHTS_NAME
 
+    def checkpoints(self, identity: Mapping[str, str]) -> CheckpointFolder | None:
+        """Where the run's checkpoints go, which are of this identity."""
+        return None if self.folder is None else CheckpointFolder(self.folder / FOLDER_NAME, identity)
+
     def close(self, status: str, figures: Mapping[str, float], error: str | None) -> None:
         """Ends the record; one that cannot be written says so, and changes nothing else any more."""
         self.progress.close()
@@ -62,14 +67,19 @@ class Record:
 NO_RECORD = Record(Trackers(()), SilentProgress(), None)
 
 
-def open_record(config: TrainConfig, plan: RunPlan, about: Mapping[str, str], console: Console) -> Record:
-    """Prints what is about to run, makes its folder, starts its journal and its MLflow run. Raises TrackingError."""
+def open_record(task: Task, about: Mapping[str, str], console: Console) -> Record:
+    """Prints what is about to run, makes its folder, starts its journal and its MLflow run; a run that is resumed goes
+    on in its own. Raises TrackingError."""
+    config, plan, resumed = task.given, task.plan, task.resumed
     _print_header(about, console)
-    print_plan(config, plan, console)
-    run_uid = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.name}-{secrets.token_hex(2)}"
-    output = Path(config.output)
-    uri = resolve_tracking_uri(config.tracking.mlflow, output, mlflow_tracking_uri())
-    journal = Journal(output / run_uid / FILE_NAME)
+    print_plan(config, plan, console, task.time)
+    if resumed is None or resumed.folder is None:
+        run_uid = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.name}-{secrets.token_hex(2)}"
+        folder = Path(config.output) / run_uid
+    else:
+        run_uid, folder = resumed.run_uid, resumed.folder
+    uri = resolve_tracking_uri(config.tracking.mlflow, folder.parent, mlflow_tracking_uri())
+    journal = Journal(folder / FILE_NAME)
     trackers: list[Tracker] = [journal]
     if uri is not None:
         trackers.append(MlflowTracker(journal.path, uri, warn=lambda text: console.print(f"warning: {text}")))
@@ -82,14 +92,19 @@ def open_record(config: TrainConfig, plan: RunPlan, about: Mapping[str, str], co
             params=flatten(config),
             tags={**about, **_host_tags()},
             artifacts={
-                "plan.json": json.dumps(plan_document(config.name, plan), indent=2),
+                "plan.json": json.dumps(plan_document(config.name, plan, task.time), indent=2),
                 "config.yaml": to_yaml(config),
             },
             parent=config.tracking.parent,
         )
     )
-    console.print(f"run {run_uid}: {journal.path.parent}, MLflow {without_password(uri) if uri else 'off'}")
-    return Record(tracker, open_progress(console, config.schedule.epochs, plan.total_samples), journal.path.parent)
+    console.print(f"run {run_uid}: {folder}, MLflow {without_password(uri) if uri else 'off'}")
+    if resumed is not None:
+        state = resumed.standing.state
+        fields = {"epoch": state.next_epoch, "samples_seen": state.samples_seen, "workers": int(about["world_size"])}
+        tracker.event("resume", fields)
+        console.print(f"resumed after {state.samples_seen:,} samples: epoch {state.next_epoch} is next")
+    return Record(tracker, open_progress(console, config.schedule.epochs, plan.total_samples), folder)
 
 
 def _print_header(about: Mapping[str, str], console: Console) -> None:

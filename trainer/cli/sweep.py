@@ -89,7 +89,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from trainer.cli.plan_view import plain_console
+    from trainer.cli.planning.view import plain_console
 
     if (launch := detect_launch()).world_size > 1:
         raise SweepError(
@@ -132,15 +132,34 @@ def _check(grid: Grid, workers: int | None) -> tuple[Task, ...]:
     for point in points_of(grid):
         config = _load(point)
         size = config.data.train_size
+        _check_fleet(point, config, workers)
         try:
-            plan = None if size is None or workers is None else plan_for_fleet(config, size, workers)
+            if size is None or workers is None or config.schedule.limits.max_micro_batch == "auto":
+                updates = None
+            else:
+                updates = plan_for_fleet(config, size, workers).total_updates
         except PlanError as error:
             raise SweepError(f"{point.label}: {error}") from None
         recipe = recipe_of(flatten(config))
         if recipe in tasks:
             raise SweepError(f"{point.label}: is the same run as {tasks[recipe].point.label}: leave one of them out")
-        tasks[recipe] = Task(point, recipe, None if plan is None else plan.total_updates)
+        tasks[recipe] = Task(point, recipe, updates)
     return tuple(tasks.values())
+
+
+def _check_fleet(point: Point, config: TrainConfig, workers: int | None) -> None:
+    if config.fleet is None:
+        return
+    fleet = config.rule_fleet(1)
+    if not fleet.is_constant:
+        raise SweepError(
+            f"{point.label}: its fleet changes ({fleet}), and a sweep starts each run once: set fleet=null, or one "
+            f"number of workers"
+        )
+    if workers not in (None, fleet.largest):
+        raise SweepError(
+            f"{point.label}: its fleet has {fleet}, and --launcher starts {workers}: make them agree, or set fleet=null"
+        )
 
 
 def _settled(sweep: Sweep) -> list[RunLog | None]:

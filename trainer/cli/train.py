@@ -7,25 +7,25 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
-from trainer.cli.config_arguments import add_config_arguments, load_from_arguments
-from trainer.cli.exit_codes import FAILED, INTERRUPTED, USER_ERROR
-from trainer.config import ConfigError, TrainConfig, to_yaml
-from trainer.environment import Launch, detect_launch
+from trainer.cli.config_arguments import add_config_arguments
+from trainer.cli.exit_codes import FAILED, FLEET_CHANGES, INTERRUPTED
+from trainer.cli.join import Terminated, first_line, on_sigterm, run_joined, say, say_lost_worker
+from trainer.cli.resume_arguments import add_resume_argument, collective_setting, load_alone
+from trainer.config import to_yaml
+from trainer.environment import Launch
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from trainer.cli.fleet_border import Border
     from trainer.cli.record import Record
     from trainer.collective.collective import Collective
-    from trainer.engine.train import Job
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: from a scheduler, or from a launcher because another worker has ended."""
+    from trainer.engine.job import Job
+    from trainer.rule import Fleet
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,69 +35,50 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Trains, alone or as one worker of horovodrun, torchrun, mpirun or srun (it finds out which).",
     )
     add_config_arguments(parser)
+    add_resume_argument(parser)
     parser.add_argument("--print-config", action="store_true", help="show the whole configuration and stop")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.print_config:
-        sys.stdout.write(to_yaml(load_from_arguments(args)))
+        sys.stdout.write(to_yaml(load_alone(args)))
         return 0
-    launch = detect_launch()
-    try:
-        setting = load_from_arguments(args).collective
-    except ConfigError:
-        if launch.world_size == 1:
-            raise  # before torch is imported: a mistake is answered at once
-        setting = "auto"  # the workers have to meet first, so that one of them speaks for all
-    from trainer.cli import fleet
-    from trainer.collective.agreement import WorkerError
+    return run_joined(partial(_collective_setting, args), partial(_train, args))
 
-    try:
-        collective = fleet.open_collective(fleet.choose_collective(setting, launch), launch)
-    except fleet.FleetError as error:
-        if launch.rank > 0:
-            # The same on all ranks as a rule: rank 0 says it, and its exit makes the launcher end the others.
-            time.sleep(5)
-            raise fleet.FleetError(f"rank {launch.rank}: {error}") from None
-        raise
-    fleet.share_threads(launch)
-    try:
-        with _on_sigterm(_interrupt):
-            return _train(args, launch, collective)
-    except WorkerError as error:
-        _say(collective, str(error))
-        return USER_ERROR
-    finally:
-        collective.close()
+
+def _collective_setting(args: argparse.Namespace, launch: Launch) -> str:
+    return load_alone(args).collective if launch.world_size == 1 else collective_setting(args)
 
 
 def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> int:
     """Everything that may go wrong before the first update does so on all ranks together; then the loop runs."""
-    from trainer.cli import compose
-    from trainer.cli.fleet import choose_device
-    from trainer.cli.plan import plan_for_fleet
-    from trainer.cli.plan_view import plain_console
+    from trainer.cli import compose, fleet_border
+    from trainer.cli.planning.view import plain_console
+    from trainer.cli.prepare import prepare
     from trainer.cli.record import NO_RECORD, open_record
     from trainer.collective.agreement import together
-    from trainer.engine.train import Job
+    from trainer.engine.checkpoint import restore
+    from trainer.engine.job import Job
 
     console = plain_console(quiet=collective.rank != 0)
-    config = together(collective, load_from_arguments, args)
-    together(collective, _check_same_configuration, collective, config)
-    device = together(collective, choose_device, config.device, launch)
-    promised_size = config.data.train_size
-    if promised_size is not None:  # an impossible fleet is told so before any image is looked for
-        together(collective, plan_for_fleet, config, promised_size, collective.world_size)
-    dataset = compose.open_data(config, launch, collective, console)
-    plan = together(collective, plan_for_fleet, config, dataset.train_size, collective.world_size)
-    parts = together(collective, compose.build_parts, config, dataset, launch, device)
-    about = compose.describe(config, launch, collective, dataset, parts, device)
-    record = together(
-        collective, lambda: open_record(config, plan, about, console) if collective.rank == 0 else NO_RECORD
-    )
+    task = prepare(args, launch, collective, console)
+    config, device = task.config, task.device
+    if task.resumed is not None and task.resumed.is_finished:
+        console.print(f"{args.resume}: this run is finished, there is nothing to do")
+        return 0
+    border = fleet_border.border_ahead(task.schedule, task.fleet, task.start.state, collective.world_size)
+    if border is not None and border.is_waited_for(launch):
+        return _wait(border, collective)
+    together(collective, fleet_border.check_workers, border, launch, args.words, args.resume)
+
+    parts = together(collective, compose.build_parts, config, task.dataset, launch, device)
+    if task.resumed is not None:
+        restore(task.resumed.checkpoint, parts.model, parts.optimizer, collective)
+    about = compose.describe(config, launch, collective, task.dataset, parts, device)
+    record = together(collective, lambda: open_record(task, about, console) if collective.rank == 0 else NO_RECORD)
     job = Job(
-        schedule=config.rule_schedule(dataset.train_size),
+        schedule=task.schedule,
         collective=collective,
         model=parts.model,
         optimizer=parts.optimizer,
@@ -107,79 +88,70 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
         device=device,
         target_top1=config.target_top1,
         autocast_to=compose.autocast_type(config),
+        fleet=task.fleet,
+        seed=config.seed,
+        start=task.start,
         weights_path=record.weights_path,
+        checkpoints=record.checkpoints(task.identity),
     )
     with contextlib.closing(parts.pipeline):
-        return _run_to_the_end(job, record, console)
+        code, border = _run_to_the_end(job, task.fleet, record, console)
+    if border is None:
+        return code
+    if border.is_waited_for(launch):
+        return _wait(border, collective)
+    say(collective, fleet_border.start_again(border, launch, str(record.folder)))
+    return code
 
 
-def _run_to_the_end(job: Job, record: Record, console: Console) -> int:
-    """Trains, and closes the record with how it went: FINISHED, FAILED or KILLED."""
+def _run_to_the_end(job: Job, fleet: Fleet, record: Record, console: Console) -> tuple[int, Border | None]:
+    """Trains, and closes the record with how it went: FINISHED, PAUSED at a border of the fleet, FAILED or KILLED."""
+    from trainer.cli.fleet_border import border_ahead
     from trainer.cli.record import closing_line, summary
-    from trainer.collective.agreement import WorkerError
+    from trainer.collective.agreement import WorkerError, together
     from trainer.engine.errors import TrainingError
     from trainer.engine.train import train
-    from trainer.tracking import LOST_WORKER
 
     status, error, figures = "FAILED", None, dict[str, float]()
     try:
         state, clock = train(job)
+        border = border_ahead(job.schedule, fleet, state, job.collective.world_size)
+        if border is not None:
+            together(job.collective, job.tracker.event, "fleet", asdict(border))
+            status = "PAUSED"
+            return FLEET_CHANGES, border
         status, figures = "FINISHED", summary(state, clock, job.target_top1)
-        return 0
+        return 0, None
     except KeyboardInterrupt as stop:
         status = "KILLED"
-        error = "ended by SIGTERM, or another worker has ended" if isinstance(stop, _Terminated) else "interrupted"
-        return INTERRUPTED
+        error = "ended by SIGTERM, or another worker has ended" if isinstance(stop, Terminated) else "interrupted"
+        return INTERRUPTED, None
     except TrainingError as failure:
         error = str(failure)
-        _say(job.collective, error)
-        return FAILED
+        say(job.collective, error)
+        return FAILED, None
     except WorkerError as failure:
         error = str(failure)
         raise
     except Exception as failure:
-        error = (str(failure) or type(failure).__name__).splitlines()[0]
         if not job.collective.is_lost_worker(failure):
+            error = first_line(failure)
             raise
-        error = f"{LOST_WORKER} ({error})"
-        print(f"trainer: rank {job.collective.rank}: {error}", file=sys.stderr, flush=True)
-        return FAILED
+        error = say_lost_worker(job.collective, failure)
+        return FAILED, None
     finally:
         # Whoever ends the job has been heard; the record is closed in bounded time. A second Ctrl-C cuts that short.
-        with _on_sigterm(signal.SIG_IGN), contextlib.suppress(KeyboardInterrupt):
+        with on_sigterm(signal.SIG_IGN), contextlib.suppress(KeyboardInterrupt):
             record.close(status, figures, error)
         if figures:
             console.print(closing_line(figures, record))
 
 
-def _say(collective: Collective, message: str) -> None:
-    """Rank 0 says what all ranks know; nobody leaves before, for launchers end everybody at the first exit."""
-    from trainer.collective.agreement import first_rank_where
+def _wait(border: Border, collective: Collective) -> int:
+    """Until an elastic launcher has more workers: it ends this one then with SIGTERM, and starts another."""
+    from trainer.cli.fleet_border import WAIT_S, nobody_came, waiting
 
-    if collective.rank == 0:
-        print(f"trainer: {message}", file=sys.stderr, flush=True)
-    first_rank_where(collective, False)
-
-
-def _check_same_configuration(collective: Collective, config: TrainConfig) -> None:
-    from trainer.collective.agreement import first_rank_that_differs
-
-    differs = first_rank_that_differs(collective, to_yaml(config))
-    if differs is not None:
-        raise ConfigError(
-            f"rank {differs} has another configuration than rank 0: start all workers with the same arguments, files "
-            f"and version"
-        )
-
-
-@contextlib.contextmanager
-def _on_sigterm(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    previous = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _interrupt(signal_number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+    say(collective, waiting(border))
+    time.sleep(WAIT_S)
+    say(collective, nobody_came(border))
+    return FLEET_CHANGES

@@ -16,6 +16,7 @@ from trainer.collective.collective import Collective
 from trainer.user_errors import is_users
 
 T = TypeVar("T")
+_PIECE = 2**26  # bytes that travel at once: libraries count in 32 bits
 
 
 class WorkerError(ValueError):
@@ -44,14 +45,21 @@ def together(collective: Collective, step: Callable[..., T], *arguments: object)
 
 def broadcast_text(collective: Collective, text: str, source_rank: int = 0) -> str:
     """The text of source_rank, on every rank."""
-    data = text.encode() if collective.rank == source_rank else b""
+    return broadcast_bytes(collective, text.encode(), source_rank).decode()
+
+
+def broadcast_bytes(collective: Collective, data: bytes, source_rank: int = 0) -> bytes:
+    """The bytes of source_rank, on every rank."""
+    if collective.world_size == 1:
+        return data
     length = int(collective.broadcast(torch.tensor([len(data)]), source_rank))
-    if length == 0:
-        return ""
-    buffer = torch.zeros(length, dtype=torch.uint8)
-    if collective.rank == source_rank:
-        buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    return bytes(collective.broadcast(buffer, source_rank).tolist()).decode()
+    pieces = []
+    for start in range(0, length, _PIECE):
+        piece = torch.empty(min(_PIECE, length - start), dtype=torch.uint8)
+        if collective.rank == source_rank:
+            piece = torch.frombuffer(bytearray(data[start : start + _PIECE]), dtype=torch.uint8)
+        pieces.append(collective.broadcast(piece, source_rank).numpy().tobytes())
+    return b"".join(pieces)
 
 
 def first_rank_where(collective: Collective, condition: bool) -> int | None:

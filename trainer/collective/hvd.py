@@ -55,3 +55,8 @@ class HorovodCollective:
 def built_with_mpi() -> bool:
     """Whether this Horovod can run under mpirun."""
     return bool(hvd.mpi_built())
+
+
+def built_with_nccl() -> bool:
+    """Whether this Horovod adds up tensors on GPUs through NCCL."""
+    return bool(hvd.nccl_built())

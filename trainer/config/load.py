@@ -36,7 +36,12 @@ def load_config(source: str | None, overrides: Sequence[str] = (), default: str 
     Raises ConfigError.
     """
     source = source or default or (CONFIG_FILE if Path(CONFIG_FILE).exists() else DEFAULT_PRESET)
-    tree = _parse(_read(source), source)
+    return parse_config(_read(source), source, overrides)
+
+
+def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The run that a configuration's text describes; source says in messages where it stands. Raises ConfigError."""
+    tree = _parse(text, source)
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: a configuration is a list of `key: value` lines, and this is none")
     for override in overrides:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 T = TypeVar("T")
 Category = Literal["train", "data_wait", "evaluate", "record"]
+CATEGORIES: tuple[str, ...] = get_args(Category)
 
 
 class Clock:
-    """Counts seconds from its making, in all and by category.
+    """Counts seconds from its making, in all and by category, on top of what another clock had shown.
 
     data_wait is the part of train that was spent waiting for the input pipeline.
     """
 
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self.seconds: dict[Category, float] = {"train": 0.0, "data_wait": 0.0, "evaluate": 0.0, "record": 0.0}
+    def __init__(self, seconds: Mapping[str, float] | None = None, elapsed_s: float = 0.0) -> None:
+        self._start = time.monotonic() - elapsed_s
+        self.seconds: dict[str, float] = {category: (seconds or {}).get(category, 0.0) for category in CATEGORIES}
 
     def elapsed(self) -> float:
-        """Seconds since the clock was made: everything after start-up."""
+        """Seconds since the clock was made, and what it began with: everything after start-up."""
         return time.monotonic() - self._start
 
     @contextmanager

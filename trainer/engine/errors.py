@@ -8,4 +8,4 @@ class TrainingError(RuntimeError):
 
 
 class CheckpointError(ValueError):
-    """Weights that cannot be written; the message says where and why."""
+    """Weights or a checkpoint that cannot be written or read; the message says where and why."""

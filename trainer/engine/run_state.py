@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.rule import Fleet, Schedule, decide, updates_in_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +24,38 @@ class TargetReached:
 class RunState:
     """samples_seen is the position of the next update in the stream; updates are reported, never used to schedule.
 
-    best_top1 and last_top1 are shares in [0, 1].
+    next_epoch: the first (from 0) that is not done yet. best_top1 and last_top1 are shares in [0, 1].
     """
 
     samples_seen: int = 0
     updates: int = 0
+    next_epoch: int = 0
     best_top1: float = 0.0
     last_top1: float = 0.0
     target: TargetReached | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A job's state, and what its clock showed: seconds by category, and in all."""
+
+    state: RunState = RunState()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+
+    @staticmethod
+    def from_fields(fields: Mapping[str, Any]) -> Standing:
+        """The standing that dataclasses.asdict took apart. Raises TypeError or KeyError for other fields."""
+        state = dict(fields["state"])
+        if state["target"] is not None:
+            state["target"] = TargetReached(**state["target"])
+        return Standing(RunState(**state), dict(fields["seconds"]), fields["elapsed_s"])
+
+
+def epoch_ahead(schedule: Schedule, fleet: Fleet, state: RunState) -> int | None:
+    """The epoch in which the next update starts, on the fleet of that epoch; None where the run is complete."""
+    for epoch in range(state.next_epoch, math.ceil(schedule.epochs)):
+        decision = decide(schedule, epoch, fleet.workers_at(epoch))
+        if updates_in_epoch(schedule, decision, state.samples_seen) > 0:
+            return epoch
+    return None

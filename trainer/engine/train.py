@@ -3,83 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
 from dali_pipelines.sample_order import Shard
 from trainer.collective.agreement import broadcast_text, first_rank_that_differs, together
 from trainer.collective.collective import Collective
-from trainer.engine.checkpoint import save_weights
+from trainer.engine.checkpoint import save_checkpoint
 from trainer.engine.clock import Clock
 from trainer.engine.errors import TrainingError
 from trainer.engine.evaluate import Evaluation, evaluate
 from trainer.engine.guarded_input import GuardedInput
+from trainer.engine.job import Job
 from trainer.engine.optimizer import apply_decision
-from trainer.engine.run_state import RunState, TargetReached
-from trainer.engine.update import run_update
-from trainer.rule import EpochDecision, Schedule, decide, updates_in_epoch, warmup_factor
-
-
-class InputPipeline(Protocol):
-    """How samples become tensors: images (n, 3, image_size, image_size) float32 and labels (n,) int64 on the device."""
-
-    image_size: int
-
-    def batches(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]: ...
-    def evaluation_batches(self, rank: int, world_size: int, micro_batch: int) -> Iterator[tuple[Tensor, Tensor]]: ...
-
-
-class Tracker(Protocol):
-    """Where numbers go."""
-
-    def log(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
-    def event(self, kind: str, fields: Mapping[str, object]) -> None: ...
-
-
-class Progress(Protocol):
-    """What a person sees while an epoch runs."""
-
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None: ...
-    def update_done(self, samples: int, loss: Tensor, lr: float) -> None: ...
-    def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """All that the loop works with. Tracker and progress do nothing on ranks other than 0; weights_path is where rank 0
-    keeps the newest weights, or None to keep none."""
-
-    schedule: Schedule
-    collective: Collective
-    model: nn.Module
-    optimizer: Optimizer
-    pipeline: InputPipeline
-    tracker: Tracker
-    progress: Progress
-    device: torch.device
-    target_top1: float | None = None
-    autocast_to: torch.dtype | None = None
-    weights_path: Path | None = None
+from trainer.engine.run_state import RunState, Standing, TargetReached, epoch_ahead
+from trainer.engine.update import run_update, seed_update
+from trainer.engine.weights import save_weights
+from trainer.rule import EpochDecision, Fleet, Schedule, decide, updates_in_epoch, warmup_factor
 
 
 def train(job: Job) -> tuple[RunState, Clock]:
-    """Runs the whole schedule; returns where the job stands then and where the time went.
+    """Runs the schedule to its end, or to an epoch that is planned for another number of workers; returns where the job
+    stands then and where the time went.
 
     Raises TrainingError where a loss or a gradient stops being finite, and WorkerError where an image cannot be decoded
     or the record cannot be written: on every rank, at the same place.
     """
     module = job.collective.wrap(job.model)
-    state, clock = RunState(), Clock()
-    for epoch in range(math.ceil(job.schedule.epochs)):
+    fleet = job.fleet or Fleet.of(job.collective.world_size)
+    state, clock = job.start.state, Clock(job.start.seconds, job.start.elapsed_s)
+    while (epoch := epoch_ahead(job.schedule, fleet, state)) is not None:
+        if fleet.workers_at(epoch) != job.collective.world_size:
+            break
         decision = agree_on_decision(job.schedule, epoch, job.collective)
-        if updates_in_epoch(job.schedule, decision, state.samples_seen) == 0:
-            continue
         together(job.collective, job.tracker.event, "decision", asdict(decision))
         before, seconds_before = state.samples_seen, clock.seconds["train"]
         with clock.measure("train"):
@@ -96,6 +55,9 @@ def train(job: Job) -> tuple[RunState, Clock]:
             together(job.collective, _record, job, epoch + 1, metrics)
         if not (math.isfinite(train_loss) and math.isfinite(evaluation.loss)):
             raise TrainingError(f"the loss is not finite after {_where(decision, state, lr)}")
+        state = replace(state, next_epoch=epoch + 1)
+        with clock.measure("record"):
+            together(job.collective, _save, job, state, clock)
     return state, clock
 
 
@@ -124,6 +86,7 @@ def _train_epoch(
     for _ in range(updates):
         factor = warmup_factor(state.samples_seen / schedule.dataset_size, schedule.warmup)
         apply_decision(job.optimizer, decision, factor)
+        seed_update(job.seed, state.samples_seen, collective.rank, job.device)
         try:
             loss = run_update(module, job.optimizer, collective, batches, plan, job.autocast_to)
         except TrainingError as error:
@@ -155,8 +118,14 @@ def _note(job: Job, state: RunState, evaluation: Evaluation, clock: Clock) -> Ru
 def _record(job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
     job.tracker.log(epoch, metrics)
     job.progress.epoch_done(epoch, metrics)
+
+
+def _save(job: Job, state: RunState, clock: Clock) -> None:
     if job.weights_path is not None:
         save_weights(job.model, job.weights_path)
+    if job.checkpoints is not None:
+        standing = Standing(state, dict(clock.seconds), clock.elapsed())
+        save_checkpoint(job.checkpoints, standing, job.model, job.optimizer)
 
 
 def _metrics(

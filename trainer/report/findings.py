@@ -10,7 +10,7 @@ from trainer.report.groups import Group
 from trainer.report.outcome import Change, Cost, Outcome, change
 from trainer.report.sweep import Sweep
 from trainer.report.units import accuracy, count, duration, listed, p_value, percent_label, points, unit_of
-from trainer.tracking.tracker import FINISHED, RUNNING
+from trainer.tracking.tracker import FINISHED, PAUSED, RUNNING
 
 
 def findings(
@@ -133,7 +133,7 @@ def _ended(outcome: Outcome) -> str:
 def _verb(outcome: Outcome) -> str:
     if outcome.group.is_finished:
         return "ended at"
-    return "stands so far at" if any(run.status == RUNNING for run in outcome.group.runs) else "broke off at"
+    return "stands so far at" if any(run.status in (PAUSED, RUNNING) for run in outcome.group.runs) else "broke off at"
 
 
 def _costs(cost: Cost, baseline: Cost, than_what: str = "") -> str:

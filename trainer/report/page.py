@@ -13,6 +13,7 @@ from trainer.report.figures.gallery import Picture
 from trainer.report.figures.style import styles_of
 from trainer.report.groups import Group, recipe_differences
 from trainer.report.outcome import Outcome, Spread, change
+from trainer.report.prediction import PREDICTION_NOTE
 from trainer.report.report import Report
 from trainer.report.table import NOTE, Table
 from trainer.report.units import UNKNOWN, accuracy, count, duration, signed_percent, unit_of
@@ -89,6 +90,7 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
         _table(report.table).replace(" (", "<br>("),  # speed-ups under their costs
         f'<p class="note">{escape(NOTE)}</p>',
         *_agreement(report),
+        *_prediction(report),
         "<h2>Curves</h2>",
         *(_figure(picture) for picture in pictures if not picture.says_the_most),
         "<h2>What differs between the schedules</h2>",
@@ -143,6 +145,13 @@ def _agreement(report: Report) -> tuple[str, ...]:
         return ()
     note = f'<p class="note">{_text(report.agreement_note)}</p>'
     return ("<h2>Within the spread of the seeds?</h2>", _table(report.agreement), note)
+
+
+def _prediction(report: Report) -> tuple[str, ...]:
+    if report.prediction is None:
+        return ()
+    note = f'<p class="note">{_text(PREDICTION_NOTE)}</p>'
+    return ("<h2>As predicted?</h2>", _table(report.prediction), note)
 
 
 def _figure(picture: Picture) -> str:

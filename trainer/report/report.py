@@ -12,6 +12,7 @@ from trainer.report.difference import differences
 from trainer.report.findings import broken_off, findings, sweep_findings
 from trainer.report.groups import Group, broken_groups, common_target, group_runs
 from trainer.report.outcome import Outcome, outcome_of
+from trainer.report.prediction import prediction_table
 from trainer.report.runs import RunRecord
 from trainer.report.sweep import sweep_of
 from trainer.report.table import Table, comparison_table
@@ -23,7 +24,8 @@ class Report:
     """Runs taken together and held against each other. target_top1: a fraction, None where no run had a target.
 
     agreement: whether the others end where the first does (in a sweep: where the best does), and agreement_note: the
-    test behind it; None and empty where seeds were too few for any test.
+    test behind it; None and empty where seeds were too few for any test. prediction: what runs were predicted to take,
+    beside what they took; None where none was predicted.
     """
 
     title: str
@@ -34,6 +36,7 @@ class Report:
     findings: tuple[str, ...]
     agreement: Table | None
     agreement_note: str
+    prediction: Table | None
 
 
 def compare_runs(runs: Sequence[RunRecord]) -> Report:
@@ -57,6 +60,7 @@ def compare_runs(runs: Sequence[RunRecord]) -> Report:
         findings=(*said, *map(broken_off, broken_groups(runs))),
         agreement=agreement_table(outcomes, apart, baseline) if any(apart) else None,
         agreement_note=agreement_note(apart, groups[baseline].label, is_the_best=sweep is not None),
+        prediction=prediction_table(groups),
     )
 
 

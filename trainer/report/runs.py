@@ -18,7 +18,16 @@ from trainer.tracking.tracker import FAILED
 
 _MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 # Two runs that differ in nothing else are the same experiment done twice.
-_NOT_PART_OF_THE_RECIPE = ("name", "experiment", "seed", "target_top1", "output", "tracking.mlflow", "tracking.parent")
+_NOT_PART_OF_THE_RECIPE = (
+    "name",
+    "experiment",
+    "seed",
+    "target_top1",
+    "output",
+    "calibration",
+    "tracking.mlflow",
+    "tracking.parent",
+)
 EPOCHS_SEEN = "epochs_seen"
 _TAGS_OF_THE_FLEET = ("world_size", "collective")
 
@@ -30,8 +39,8 @@ class RunRecord:
     recipe: what it was to do and on which fleet, apart from its name and its seed. epochs: the numbers of the epochs
     that were logged; series: for each metric a value at each of them, nan where it was not logged, and EPOCHS_SEEN,
     samples in units of the dataset: 10.24 where the last epoch was not whole. phases: of the plan, as `trainer plan
-    --json` prints them. source: where the run was read; torn_line: the number of an incomplete last line that was
-    skipped there.
+    --json` prints them, and predicted_s what the whole run was predicted to take, if it was. source: where the run was
+    read; torn_line: the number of an incomplete last line that was skipped there.
     """
 
     run_uid: str
@@ -46,6 +55,7 @@ class RunRecord:
     epochs: tuple[int, ...]
     series: Mapping[str, tuple[float, ...]]
     phases: tuple[Mapping[str, Any], ...]
+    predicted_s: float | None
     source: str
     torn_line: int | None
 
@@ -79,7 +89,12 @@ def load_runs(sources: Sequence[str], experiment: str | None, tracking_uri: str 
 def record_of(log: RunLog) -> RunRecord:
     """What a report needs of a run's log."""
     metrics = sorted({metric for entry in log.epochs for metric in entry.metrics})
-    recipe = {key: value for key, value in log.run.params.items() if key not in _NOT_PART_OF_THE_RECIPE}
+    recipe = {
+        key: value
+        for key, value in log.run.params.items()
+        # A setting that is null says what a version that did not have it yet did.
+        if key not in _NOT_PART_OF_THE_RECIPE and value != "null"
+    }
     plan = _plan(log.run.artifacts.get("plan.json"))
     recipe |= {tag: log.run.tags[tag] for tag in _TAGS_OF_THE_FLEET if tag in log.run.tags}
     return RunRecord(
@@ -98,6 +113,7 @@ def record_of(log: RunLog) -> RunRecord:
             EPOCHS_SEEN: _epochs_seen(log, plan),
         },
         phases=_phases(plan),
+        predicted_s=_seconds(plan.get("predicted_seconds")),
         source=log.source,
         torn_line=log.torn_line,
     )
@@ -138,6 +154,10 @@ def _plan(text: str | None) -> Mapping[str, Any]:
 def _phases(plan: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     phases = plan.get("phases")
     return tuple(phase for phase in phases if isinstance(phase, dict)) if isinstance(phases, list) else ()
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _epochs_seen(log: RunLog, plan: Mapping[str, Any]) -> tuple[float, ...]:

@@ -37,7 +37,7 @@ def comparison_table(outcomes: Sequence[Outcome], target_top1: float | None) -> 
         "seeds": [seeds(outcome.group) for outcome in outcomes],
         "final top-1": [accuracy(outcome.final_top1) for outcome in outcomes],
         "best top-1": [accuracy(outcome.best_top1) for outcome in outcomes],
-        "updates": _with_speed_ups([outcome.whole_run.updates for outcome in outcomes], count),
+        "updates": with_speed_ups([outcome.whole_run.updates for outcome in outcomes], count),
         "total time": _times([outcome.whole_run.time_s for outcome in outcomes]),
     }
     if target_top1 is not None:
@@ -46,7 +46,7 @@ def comparison_table(outcomes: Sequence[Outcome], target_top1: float | None) -> 
         columns |= {
             f"reached {goal}": [f"{outcome.reached} of {len(outcome.group.runs)}" for outcome in outcomes],
             f"epochs to {goal}": [count(cost.epochs) for cost in to_target],
-            f"updates to {goal}": _with_speed_ups([cost.updates for cost in to_target], count),
+            f"updates to {goal}": with_speed_ups([cost.updates for cost in to_target], count),
             f"time to {goal}": _times([cost.time_s for cost in to_target]),
         }
     return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)))
@@ -58,13 +58,23 @@ def seeds(group: Group) -> str:
     return ", ".join([*counted, *_by_status(group.left_out)])
 
 
+def with_speed_ups(costs: Sequence[Spread | None], text: Callable[[Spread | None], str]) -> list[str]:
+    """Each cost as text; after the first with how many times less it is, as in 1,620 (1.67x)."""
+    first, *others = costs
+    cells = [text(first)]
+    for cost in others:
+        difference = change(cost, first)
+        cells.append(text(cost) if difference is None else f"{text(cost)} ({difference.speed_up:.2f}x)")
+    return cells
+
+
 def rich_tables(table: Table, title: str, width: int) -> list[RichTable]:
     """The table for a terminal of this many characters; a few recipes stand side by side, since that is narrower.
 
     Columns that do not fit beside the others go into a further table, which begins with the first column again.
     """
     lines = [table.headers, *table.rows]
-    if len(table.rows) <= _MOST_SIDE_BY_SIDE:
+    if len(table.rows) <= _MOST_SIDE_BY_SIDE and len(table.rows) < len(table.headers):
         lines = list(zip(*lines, strict=True))
     first, *others = zip(*lines, strict=True)
     parts: list[list[tuple[str, ...]]] = [[first]]
@@ -114,13 +124,4 @@ def _by_status(runs: Sequence[RunRecord]) -> list[str]:
 
 def _times(times_s: Sequence[Spread | None]) -> list[str]:
     unit = unit_of(*times_s)
-    return _with_speed_ups(times_s, lambda time_s: duration(time_s, unit))
-
-
-def _with_speed_ups(costs: Sequence[Spread | None], text: Callable[[Spread | None], str]) -> list[str]:
-    first, *others = costs
-    cells = [text(first)]
-    for cost in others:
-        difference = change(cost, first)
-        cells.append(text(cost) if difference is None else f"{text(cost)} ({difference.speed_up:.2f}x)")
-    return cells
+    return with_speed_ups(times_s, lambda time_s: duration(time_s, unit))

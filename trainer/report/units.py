@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,20 +21,23 @@ class TimeUnit:
     seconds: float
 
 
-_SECONDS, _MINUTES, _HOURS = TimeUnit("s", 1.0), TimeUnit("min", 60.0), TimeUnit("h", 3600.0)
+_UNITS = (TimeUnit("s", 1.0), TimeUnit("min", 60.0), TimeUnit("h", 3600.0), TimeUnit("d", 86400.0))
 
 
 def time_unit(times_s: Iterable[float]) -> TimeUnit:
-    """The unit for times of which the longest counts: seconds to 3 minutes, minutes to 3 hours, then hours."""
+    """The unit for times of which the longest counts: seconds to 3 minutes, minutes to 3 hours, hours to 3 days."""
     longest = max((time for time in times_s if math.isfinite(time)), default=0.0)
-    if longest < 180:
-        return _SECONDS
-    return _MINUTES if longest < 3 * 3600 else _HOURS
+    return next((unit for unit, larger in itertools.pairwise(_UNITS) if longest < 3 * larger.seconds), _UNITS[-1])
 
 
 def unit_of(*times: Spread | None) -> TimeUnit:
     """The unit for the means of these times."""
     return time_unit(time.mean for time in times if time is not None)
+
+
+def one(value: float) -> Spread:
+    """A single number where a mean may stand."""
+    return Spread(value, math.nan, 1)
 
 
 def duration(time_s: Spread | None, unit: TimeUnit) -> str:
@@ -81,11 +85,19 @@ def count(number: Spread | None) -> str:
     return f"{number.mean:,.{decimals}f}" if number.sd == 0 else _with_spread(number, decimals, 1)
 
 
+def significant(number: float) -> str:
+    """A number with three significant digits at least, and never in powers of ten: 0.0123, 33.1, 61,920."""
+    return f"{number:,.{_decimals(number)}f}"
+
+
 def signed_percent(difference: Change | None) -> str:
     """A change of a cost at a glance: -40 % (with a real minus sign), +3 %, same; nothing where it is not known."""
-    if difference is None:
-        return ""
-    percents = round(100 * difference.fraction)
+    return "" if difference is None else signed_percent_of(difference.fraction)
+
+
+def signed_percent_of(fraction: float) -> str:
+    """A relative difference: -40 % (with a real minus sign), +3 %, same."""
+    percents = round(100 * fraction)
     return f"{percents:+d} %".replace("-", _MINUS) if percents else "same"
 
 

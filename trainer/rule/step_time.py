@@ -4,8 +4,9 @@
     update  = max(work, input) + sharing x min(work, input)
 
 input is what the pipeline needs for a worker's samples. On a GPU it runs beside the work (sharing 0); where images are
-decoded on the cores that also train, the two add up (sharing 1). Compute is what was measured, on straight lines
-between the measured micro-batches. A prediction outside of what was measured says how far.
+decoded on the cores that also train, the two add up (sharing 1), or get in each other's way (above 1). Compute is what
+was measured, on straight lines between the measured micro-batches. A prediction outside of what was measured says how
+far.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from trainer.rule.errors import PlanError
 from trainer.rule.run_plan import Phase, RunPlan
 
 Bound = Literal["compute", "all-reduce", "input", "overhead"]
+LARGEST_SHARING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,11 @@ class StepTimes:
 
     compute: ascending micro-batches. update_overhead_s: an update apart from its micro-batches and the all-reduce
     (optimizer, checks, bookkeeping). gradient_bytes: what every update adds up. hidden_share: of the all-reduce or of
-    the last backward, whichever is shorter, that ran at the same time. input_images_per_s: what one worker's pipeline
-    delivers by itself; input_sharing in [0, 1]: how much of the shorter of work and input is not done beside the other.
-    evaluation_s_per_image: on one worker. epoch_s: what an epoch costs apart from its updates and images: starting the
-    stream, saving, recording. workers, nodes: the fleet of the measurement.
+    the last backward, whichever is shorter, that ran at the same time. A micro-batch of b images takes one worker's
+    pipeline by itself input_s_per_batch + b / input_images_per_s; input_sharing in [0, LARGEST_SHARING]: how much of
+    the shorter of work and input is not done beside the other. evaluation_s_per_image: on one worker. epoch_s: what an
+    epoch costs apart from its updates and images: starting the stream, saving, recording. workers, nodes: the fleet of
+    the measurement.
     """
 
     compute: tuple[ComputeTime, ...]
@@ -57,6 +60,7 @@ class StepTimes:
     fabric: Fabric
     all_reduce: tuple[AllReduceTime, ...]
     hidden_share: float
+    input_s_per_batch: float
     input_images_per_s: float
     input_sharing: float
     evaluation_s_per_image: float
@@ -69,6 +73,12 @@ class StepTimes:
         sizes = [time.micro_batch for time in self.compute]
         if len(sizes) < 2 or sizes != sorted(set(sizes)):
             raise PlanError(f"the measured micro-batches {sizes} must be two at least, and ascend: calibrate again")
+
+    @property
+    def per_node(self) -> int:
+        """Workers of a node, in the fullest of the measured fleets."""
+        shapes = [(self.workers, self.nodes), *((time.workers, time.nodes) for time in self.all_reduce)]
+        return max(-(-workers // nodes) for workers, nodes in shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +150,7 @@ class RunTime:
 
 def predict_run(plan: RunPlan, times: StepTimes, per_node: int | None = None) -> RunTime:
     """Seconds of every phase; per_node: workers of a node, None for as many as in the measurement."""
-    per_node = per_node or -(-times.workers // times.nodes)
+    per_node = per_node or times.per_node
     phases = []
     for phase in plan.phases:
         batch = BatchPlan(phase.micro_batch, phase.accumulation_steps, phase.world_size)
@@ -166,7 +176,7 @@ def predict_update(plan: BatchPlan, times: StepTimes, nodes: int) -> UpdateTime:
     all_reduce = whole - times.hidden_share * min(whole, backward)
     overhead = times.update_overhead_s
     work = compute + all_reduce + overhead
-    input_alone = plan.micro_batch * plan.accumulation_steps / times.input_images_per_s
+    input_alone = plan.accumulation_steps * (times.input_s_per_batch + plan.micro_batch / times.input_images_per_s)
     input_s = max(work, input_alone) + times.input_sharing * min(work, input_alone) - work
     parts: dict[Bound, float] = {"compute": compute, "all-reduce": all_reduce, "overhead": overhead}
     bound: Bound = "input" if input_alone > work else max(parts, key=lambda part: parts[part])

@@ -14,6 +14,7 @@ from trainer.tracking.mlflow_store import (
     MOST_RUNS,
     PARENT_UID_TAG,
     RUN_UID_TAG,
+    STATUS_NAMES,
     artifact_names,
     errors_of,
     open_client,
@@ -66,9 +67,10 @@ def _run_log(client: MlflowClient, uri: str, run: Run) -> RunLog:
             epochs.setdefault(metric.step, {})[key] = _unclipped(metric.value)
             times[metric.step] = metric.timestamp / 1000
     close = None
-    if run.info.status in CLOSED_STATUSES:
+    status = next((ours for ours, theirs in STATUS_NAMES.items() if theirs == run.info.status), run.info.status)
+    if status in CLOSED_STATUSES:
         end_time = run.info.end_time or run.info.start_time
-        close = Close(end_time / 1000, run.info.status, dict(run.data.metrics), tags.get(ERROR_TAG))
+        close = Close(end_time / 1000, status, dict(run.data.metrics), tags.get(ERROR_TAG))
     return RunLog(
         source=f"MLflow run {run_id}",
         start_time_s=run.info.start_time / 1000,

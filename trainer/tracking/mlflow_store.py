@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.tracking.errors import TrackingError
 from trainer.tracking.run_log import EpochMetrics, RunLog
-from trainer.tracking.tracker import KIND, RUNNING, SWEEP
+from trainer.tracking.tracker import KIND, PAUSED, RUNNING, SWEEP
 from trainer.tracking.tracking_uri import sqlite_path, without_password
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ RUN_UID_TAG = "run_uid"
 PARENT_UID_TAG = "parent_run_uid"
 _PARENT_ID_TAG = "mlflow.parentRunId"  # what MLflow's pages nest runs by
 ERROR_TAG = "error"
+STATUS_NAMES = {PAUSED: "SCHEDULED"}  # what MLflow calls a run's status, where it has another name for it
 _MAX_METRICS_PER_BATCH = 1000  # MLflow's limits for one request
 _MAX_PARAMS_PER_BATCH = 100
 MOST_RUNS = 50_000  # the most that MLflow gives at once
@@ -66,10 +67,12 @@ def open_client(uri: str) -> MlflowClient:
 
 @dataclass(slots=True)
 class _StoredRun:
-    """What the store is known to hold of the run. is_nested: its place among sweeps and their runs is seen to."""
+    """What the store is known to hold of the run. has_error: it says why the run ended badly. is_nested: its place
+    among sweeps and their runs is seen to."""
 
     run_id: str
     status: str
+    has_error: bool
     is_nested: bool
     points: set[tuple[str, int]]
     params: set[str]
@@ -110,6 +113,7 @@ class RunSender:
         return _StoredRun(
             run_id=run_id,
             status=run.info.status,
+            has_error=ERROR_TAG in run.data.tags,
             is_nested=_PARENT_ID_TAG in run.data.tags,
             points={(key, m.step) for key in run.data.metrics for m in self.client.get_metric_history(run_id, key)},
             params=set(run.data.params),
@@ -124,7 +128,7 @@ class RunSender:
             tags={**ours, **{_name(key): value for key, value in log.run.tags.items()}},
             run_name=log.run.name,
         )
-        return _StoredRun(run.info.run_id, run.info.status, False, points=set(), params=set(), artifacts=set())
+        return _StoredRun(run.info.run_id, run.info.status, False, False, points=set(), params=set(), artifacts=set())
 
     def _experiment_id(self, name: str) -> str:
         return experiment_id(self.client, self._uri, name)
@@ -168,15 +172,19 @@ class RunSender:
         return list(self.client.search_runs(everywhere, f"tags.{tag} = '{run_uid}'", max_results=MOST_RUNS))
 
     def _send_status(self, log: RunLog, stored: _StoredRun) -> None:
-        if log.status == stored.status:
+        status = STATUS_NAMES.get(log.status, log.status)
+        if status == stored.status:
             return
-        if log.status == RUNNING:  # taken up again
-            self.client.update_run(stored.run_id, status=RUNNING)
+        if log.error is not None:
+            self.client.set_tag(stored.run_id, ERROR_TAG, log.error)
+        elif stored.has_error:  # of what was taken up again
+            self.client.delete_tag(stored.run_id, ERROR_TAG)
+        stored.has_error = log.error is not None
+        if log.status in (RUNNING, PAUSED):
+            self.client.update_run(stored.run_id, status=status)
         else:
-            if log.error is not None:
-                self.client.set_tag(stored.run_id, ERROR_TAG, log.error)
-            self.client.set_terminated(stored.run_id, log.status, end_time=_milliseconds(log.end_time_s))
-        stored.status = log.status
+            self.client.set_terminated(stored.run_id, status, end_time=_milliseconds(log.end_time_s))
+        stored.status = status
         stored.artifacts.discard(Path(log.source).name)  # the journal there is of another status
 
     def _send_artifacts(self, log: RunLog, stored: _StoredRun) -> None:

@@ -59,7 +59,7 @@ class RunLog:
 
     @property
     def status(self) -> str:
-        """FINISHED, FAILED, KILLED or RUNNING; a run that nobody writes and nobody closed was killed."""
+        """FINISHED, FAILED, KILLED, PAUSED or RUNNING; a run that nobody writes and nobody closed was killed."""
         if self.close is not None:
             return self.close.status
         return RUNNING if self.is_being_written else KILLED

@@ -16,7 +16,8 @@ FINISHED: Final = "FINISHED"
 FAILED: Final = "FAILED"
 KILLED: Final = "KILLED"
 RUNNING: Final = "RUNNING"
-CLOSED_STATUSES: Final = (FINISHED, FAILED, KILLED)
+PAUSED: Final = "PAUSED"  # to be started again, with another number of workers
+CLOSED_STATUSES: Final = (FINISHED, FAILED, KILLED, PAUSED)
 
 LOST_WORKER: Final = "another worker has ended"  # how the error begins of a run whose other workers left it
 
@@ -57,10 +58,11 @@ class Tracker(Protocol):
         """Metrics after epoch number `epoch` (1 = after the first); a value may be nan or infinite."""
 
     def event(self, kind: str, fields: Mapping[str, object]) -> None:
-        """Something worth keeping that is no curve: "decision", "target", "warning". fields: JSON values."""
+        """Something worth keeping that is no curve: "decision", "target", "fleet", "resume". fields: JSON values."""
 
     def close(self, status: str, summary: Mapping[str, float], error: str | None = None) -> None:
-        """End of the run. status: FINISHED, FAILED or KILLED; error: one line that says why, where it went badly."""
+        """End of the run, or of its part on one fleet. status: FINISHED, FAILED, KILLED or PAUSED; error: one line that
+        says why, where it went badly."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""The figures of a comparison: the paper's (schedule, accuracy, loss), time, a summary, and a sweep."""
+"""The figures of a comparison (schedule, accuracy, loss, time, a summary, a sweep), and of plans on many fleets."""

@@ -82,7 +82,7 @@ def styles_of(groups: Sequence[Group]) -> tuple[Style, ...]:
     """The style of each recipe of a comparison: by its place, or by its value in a sweep."""
     sweep = sweep_of(groups)
     if sweep is None:
-        return tuple(_by_place(number) for number in range(len(groups)))
+        return tuple(style_at(number) for number in range(len(groups)))
     shades = matplotlib.colormaps["plasma"]
     step = _LIGHTEST / (len(groups) - 1)
     return tuple(
@@ -91,8 +91,11 @@ def styles_of(groups: Sequence[Group]) -> tuple[Style, ...]:
     )
 
 
-def _by_place(number: int) -> Style:
-    """Beyond the last colour they begin again, with another line and marker each."""
+def style_at(number: int) -> Style:
+    """The style of the recipe at this place of a comparison.
+
+    Beyond the last colour they begin again, with another line and marker each.
+    """
     turn, place = divmod(number, len(_COLOURS))
     other = (place + turn) % len(_COLOURS)
     return Style(_COLOURS[place], _LINES[other], _MARKERS[other])
@@ -113,6 +116,22 @@ def log_number_axis(axes: Axes, values: Sequence[float] = ()) -> None:
     """A logarithmic x axis with plain numbers: at the values, where they are given, else at round ones."""
     axes.set_xscale("log")
     _log_ticks(axes.xaxis, values, _MOST_ALONG_X)
+
+
+def log_axis_above(axes: Axes, factor: float, label: str) -> None:
+    """A second x axis above a logarithmic one, of the same values times a factor."""
+
+    def forth(value: Any) -> Any:
+        return value * factor
+
+    def back(value: Any) -> Any:
+        return value / factor
+
+    above = axes.secondary_xaxis("top", functions=(forth, back))
+    above.set_xlabel(label, labelpad=7)
+    low, high = axes.get_xlim()
+    above.set_xlim(low * factor, high * factor)
+    _log_ticks(above.xaxis, (), _MOST_ALONG_X)
 
 
 def number_axis(axes: Axes, most: int = 5) -> None:

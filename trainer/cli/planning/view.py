@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from trainer.cli.planning.table import Column, phase_table, span
+from trainer.cli.planning.time import phase_document, print_time, time_document
 from trainer.config import TrainConfig
 from trainer.rule import Phase, RunPlan
 from trainer.rule.adam_scaling import scale_constants
 from trainer.rule.coordinator import NOT_LIMITED
+from trainer.rule.step_time import RunTime
 
-# heading, a phase's cell, and whether a narrow terminal does without it
-_COLUMNS: tuple[tuple[str, Callable[[Phase], str], bool], ...] = (
-    ("\nepochs", lambda phase: _span(phase.first_epoch, phase.last_epoch), False),
-    ("global\nbatch", lambda phase: f"{phase.global_batch:,}", False),
-    ("micro x steps\nx workers", lambda p: f"{p.micro_batch} x {p.accumulation_steps} x {p.world_size}", False),
-    ("\nlr", lambda phase: f"{phase.lr:.5g}", False),
-    ("momen-\ntum", lambda phase: f"{phase.momentum:.5g}", False),
-    ("noise\nscale g", lambda phase: f"{phase.sgd_noise_scale:.5g}", False),
-    ("g\nexact", lambda p: "" if p.sgd_noise_scale_exact is None else f"{p.sgd_noise_scale_exact:.5g}", True),
-    ("\nupdates", lambda phase: f"{phase.updates:,}", False),
-    ("momentum\nepochs", lambda phase: f"{phase.momentum_epochs:.3g}", True),
-    ("batch\nlimited by", lambda phase: "" if phase.limited_by == NOT_LIMITED else phase.limited_by, False),
+_COLUMNS: tuple[Column[Phase], ...] = (
+    Column("\nepochs", lambda phase: span(phase, phase)),
+    Column("global\nbatch", lambda phase: f"{phase.global_batch:,}"),
+    Column("micro x steps\nx workers", lambda p: f"{p.micro_batch} x {p.accumulation_steps} x {p.world_size}"),
+    Column("\nlr", lambda phase: f"{phase.lr:.5g}"),
+    Column("momen-\ntum", lambda phase: f"{phase.momentum:.5g}"),
+    Column("noise\nscale g", lambda phase: f"{phase.sgd_noise_scale:.5g}"),
+    Column(
+        "g\nexact",
+        lambda p: "" if p.sgd_noise_scale_exact is None else f"{p.sgd_noise_scale_exact:.5g}",
+        is_wide=True,
+    ),
+    Column("\nupdates", lambda phase: f"{phase.updates:,}"),
+    Column("momentum\nepochs", lambda phase: f"{phase.momentum_epochs:.3g}", is_wide=True),
+    Column("batch\nlimited by", lambda p: "" if p.limited_by == NOT_LIMITED else p.limited_by, is_text=True),
 )
-_WIDE = 96
 _SLOW_SHARE = 0.1  # of a phase
 
 
@@ -40,33 +42,37 @@ def plain_console(quiet: bool = False) -> Console:
     )
 
 
-def plan_document(name: str, plan: RunPlan) -> dict[str, Any]:
-    """What `trainer plan --json` prints. predicted_seconds is null until step times are known."""
+def plan_document(name: str, plan: RunPlan, time: RunTime | None = None, price: float | None = None) -> dict[str, Any]:
+    """What `trainer plan --json` prints, and what a run keeps as plan.json.
+
+    time: what the plan is predicted to take; without it predicted_seconds is null, and nothing else is said of time.
+    price: of a worker-hour.
+    """
+    parts = [{}] * len(plan.phases) if time is None else [{"predicted": phase_document(part)} for part in time.phases]
     return {
         "name": name,
         "dataset_size": plan.dataset_size,
         "epochs": plan.epochs,
         "world_size": plan.fleet.largest,
+        "fleet": [asdict(step) for step in plan.fleet.steps],
         "total_updates": plan.total_updates,
         "total_samples": plan.total_samples,
-        "predicted_seconds": None,
-        "phases": [asdict(phase) for phase in plan.phases],
+        "predicted_seconds": None if time is None else time.seconds,
+        **({} if time is None else time_document(time, price)),
+        "phases": [{**asdict(phase), **part} for phase, part in zip(plan.phases, parts, strict=True)],
     }
 
 
-def print_plan(config: TrainConfig, plan: RunPlan, console: Console | None = None) -> None:
-    """The phases as a table, the totals, and what a user should know about them."""
+def print_plan(
+    config: TrainConfig,
+    plan: RunPlan,
+    console: Console | None = None,
+    time: RunTime | None = None,
+    price: float | None = None,
+) -> None:
+    """The phases as a table, the totals, their time where it is predicted, and what a user should know about them."""
     console = console or plain_console()
-    title = f"{config.name} on {plan.fleet}"
-    columns = [column for column in _COLUMNS if console.width >= _WIDE or not column[2]]
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.pad_edge, table.padding = False, (0, 1, 0, 0)
-    for heading, *_ in columns:
-        is_text = heading.startswith("batch")
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
-    for phase in plan.phases:
-        table.add_row(*(cell(phase) for _, cell, _ in columns))
-    console.print(table)
+    console.print(phase_table(f"{config.name} on {plan.fleet}", _COLUMNS, plan.phases, console.width))
     console.print(
         f"{plan.total_updates:,} updates, {plan.total_samples:,} samples: "
         f"{plan.epochs:g} epochs of {plan.dataset_size:,}"
@@ -74,7 +80,9 @@ def print_plan(config: TrainConfig, plan: RunPlan, console: Console | None = Non
     for_adam = config.schedule.form == "square_root"
     noise = "g = lr sqrt(N/B)" if for_adam else "g = lr/(1-m) N/B, exact with N/B - 1"
     console.print(f"{noise}; momentum epochs B/(N(1-m)): how long momentum lags behind")
-    for note in plan_notes(config, plan):
+    if time is not None:
+        print_time(time, price, console)
+    for note in [*plan_notes(config, plan), *(time.notes if time else ())]:
         console.print(f"note: {note}")
 
 
@@ -94,6 +102,11 @@ def plan_notes(config: TrainConfig, plan: RunPlan) -> list[str]:
             f"equal parts: {sizes}"
         )
     notes += _momentum_notes(plan)
+    notes += [
+        f"the run ends before epoch {step.epoch}: it never has the {step.workers} workers of then"
+        for step in plan.fleet.steps
+        if step.epoch >= plan.epochs
+    ]
     if config.schedule.form == "square_root":
         notes.append(_adam_note(config, plan))
     warmup = config.schedule.warmup
@@ -113,7 +126,7 @@ def _momentum_notes(plan: RunPlan) -> list[str]:
         return []
     worst = max(slow, key=lambda phase: phase.momentum_epochs)
     epochs = f"{worst.momentum_epochs:.3g}"
-    spans = ", ".join(_span(phase.first_epoch, phase.last_epoch) for phase in slow)
+    spans = ", ".join(span(phase, phase) for phase in slow)
     return [
         f"momentum {worst.momentum:.5g} at batch {worst.global_batch:,} follows a change over {epochs} "
         f"epoch{'s' if epochs != '1' else ''}, which may cost accuracy (slow in epochs {spans}): a lower momentum or "
@@ -128,7 +141,3 @@ def _adam_note(config: TrainConfig, plan: RunPlan) -> str:
     scaled = [scale_constants(config.optimizer.adam_constants, size / reference.global_batch) for size in sizes]
     each = "; ".join(f"{b:,}: {c.beta2:.6g}, {c.eps:.3g}" for b, c in zip(sizes, scaled, strict=True))
     return f"square-root rule: momentum is Adam's beta1; beta2 and eps at batch {each}"
-
-
-def _span(first: int, last: int) -> str:
-    return f"{first}" if first == last else f"{first}-{last}"

@@ -1,0 +1,345 @@
+"""Runs that are taken up again, by `--resume`, on the same fleet and on others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dali_pipelines.digits import digits_folder
+from tests.launching import (
+    DISTRIBUTED_LAUNCHERS,
+    REPOSITORY,
+    heed_signals,
+    needs_horovod,
+    run_trainer,
+    run_workers,
+    worker_environment,
+)
+from trainer.tracking import FINISHED, KILLED, PAUSED, journals_in, read_journal
+
+pytestmark = pytest.mark.integration
+
+# Four epochs of one batch that 1, 2 and 4 workers share in whole ghost batches, at an lr so low that rounding errors
+# stay small.
+FOUR_EPOCHS = [
+    "digits-decay-lr",
+    "schedule.epochs=4",
+    "schedule.reference={lr: 0.002, global_batch: 32, momentum: 0.9}",
+    "schedule.curve={shape: constant}",
+]
+ONE_THEN_TWO = "fleet=[{epoch: 0, workers: 1}, {epoch: 2, workers: 2}]"
+TWO_THEN_FOUR = "fleet=[{epoch: 0, workers: 2}, {epoch: 2, workers: 4}]"
+
+
+def train(folder, *arguments, **options):
+    """Runs `trainer train`, with its record in the folder."""
+    return run_trainer("train", *arguments, f"output={folder}", "tracking.mlflow=off", **options)
+
+
+def resume(run, *arguments, **options):
+    return run_trainer("train", "--resume", str(run), *arguments, **options)
+
+
+def the_run(folder):
+    (journal,) = journals_in(folder)
+    return journal.parent
+
+
+def log_of(folder):
+    return read_journal(the_run(folder) / "journal.jsonl")
+
+
+def weights(folder):
+    return torch.load(the_run(folder) / "weights.pt", weights_only=True)
+
+
+def curve(log, metric):
+    return [epoch.metrics[metric] for epoch in log.epochs]
+
+
+def epochs_written(folder):
+    """Every epoch's line in the journal, those too that a later one replaces."""
+    lines = (the_run(folder) / "journal.jsonl").read_text().splitlines()
+    return [record["epoch"] for record in map(json.loads, lines) if record["type"] == "epoch"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """One worker from the first epoch to the last; its folder."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    finished = train(folder, *FOUR_EPOCHS)
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def paused_template(tmp_path_factory):
+    """A run on one worker that waits for a second one; its folder."""
+    folder = tmp_path_factory.mktemp("paused")
+    finished = train(folder, *FOUR_EPOCHS, ONE_THEN_TWO)
+    assert finished.returncode == 75, finished.stderr
+    return folder, finished
+
+
+@pytest.fixture
+def paused(tmp_path, paused_template):
+    """A copy of the run that waits, to try things on."""
+    folder = tmp_path / "runs"
+    shutil.copytree(paused_template[0], folder)
+    return folder
+
+
+def assert_ends_like(folder, uninterrupted):
+    """The run finished as one worker alone would have."""
+    log, whole = log_of(folder), log_of(uninterrupted)
+    assert log.status == FINISHED
+    for metric in ("batch/global", "optim/lr", "updates", "samples_seen", "noise/sgd"):
+        assert curve(log, metric) == curve(whole, metric), metric
+    # float32 sums in another order: differences of 1e-7 grow over 180 updates, at the kinks of ReLU and pooling most
+    for metric in ("train/loss", "val/loss"):
+        assert curve(log, metric) == pytest.approx(curve(whole, metric), rel=1e-3), metric
+
+
+def test_a_run_pauses_before_the_epoch_of_another_fleet_and_says_how_it_goes_on(paused_template):
+    folder, finished = paused_template
+    run, log = the_run(folder), log_of(folder)
+    assert finished.stderr == (
+        f"trainer: epoch 2 begins with 2 workers: start again with torchrun --nproc-per-node 2 -m trainer train "
+        f"--resume {run}\n"
+    )
+    assert (log.status, log.error) == (PAUSED, None)
+    assert curve(log, "updates") == [45, 90]
+    (event,) = [event for event in log.events if event.kind == "fleet"]
+    assert event.fields == {"epoch": 2, "planned": 2, "present": 1}
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["2880"]
+
+
+def test_a_run_killed_in_an_epoch_and_resumed_is_the_uninterrupted_one_to_the_bit(tmp_path, uninterrupted):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "train", *FOUR_EPOCHS, f"output={tmp_path}", "tracking.mlflow=off"],
+        env=worker_environment(), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, preexec_fn=heed_signals,
+    )  # fmt: skip
+    try:
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("epoch   2/4") for line in lines)
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    assert log_of(tmp_path).status == KILLED
+    before = epochs_written(tmp_path)
+    finished = resume(the_run(tmp_path))
+    assert finished.returncode == 0, finished.stderr
+    log, whole = log_of(tmp_path), log_of(uninterrupted)
+    for metric in ("train/loss", "val/loss", "val/top1", "updates"):
+        assert curve(log, metric) == curve(whole, metric), metric
+    for name, tensor in weights(uninterrupted).items():
+        assert torch.equal(weights(tmp_path)[name], tensor), name
+    (event,) = [event for event in log.events if event.kind == "resume"]
+    assert event.fields["samples_seen"] == 1440 * event.fields["epoch"]
+    assert epochs_written(tmp_path) == [*before, *range(event.fields["epoch"] + 1, 5)]
+    times = curve(log, "elapsed_s")
+    assert times == sorted(times)
+    again = resume(the_run(tmp_path))
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == f"{the_run(tmp_path)}: this run is finished, there is nothing to do\n"
+
+
+@pytest.mark.parametrize("launcher", DISTRIBUTED_LAUNCHERS)
+def test_a_run_goes_on_with_twice_the_workers(tmp_path, uninterrupted, launcher):
+    first = train(tmp_path, *FOUR_EPOCHS, TWO_THEN_FOUR, launcher=launcher, workers=2)
+    run = the_run(tmp_path)
+    commands = {"torchrun": "torchrun --nproc-per-node 4 -m trainer", "horovodrun": "horovodrun -np 4 trainer"}
+    assert first.returncode != 0  # launchers have an exit code of their own
+    output = first.stdout + first.stderr
+    said = f"trainer: epoch 2 begins with 4 workers: start again with {commands[launcher]} train --resume {run}"
+    assert output.count(said) == 1
+    assert log_of(tmp_path).status == PAUSED
+    second = resume(run, launcher=launcher, workers=4)
+    assert second.returncode == 0, second.stderr
+    assert_ends_like(tmp_path, uninterrupted)
+    assert epochs_written(tmp_path) == [1, 2, 3, 4]
+
+
+@needs_horovod
+def test_a_run_goes_on_under_another_library_on_other_micro_batches(paused, uninterrupted):
+    finished = resume(the_run(paused), "fleet=null", "schedule.limits.max_micro_batch=8",
+                      launcher="horovodrun", workers=2)  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert_ends_like(paused, uninterrupted)
+
+
+@pytest.mark.parametrize("launcher", DISTRIBUTED_LAUNCHERS)
+def test_only_rank_0_needs_the_folder(paused, tmp_path, launcher):
+    """The other worker runs in a folder where the run is not."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import os, sys\n"
+        "from trainer.cli.main import command\n"
+        "if os.environ.get('HOROVOD_RANK', os.environ.get('RANK')) != '0':\n"
+        "    os.mkdir('elsewhere'); os.chdir('elsewhere')\n"
+        "command()\n"
+    )
+    run = the_run(paused).relative_to(tmp_path)
+    finished = run_workers(launcher, 2, [str(worker), "train", "--resume", str(run)], cwd=tmp_path)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert log_of(paused).status == FINISHED
+
+
+def test_the_newest_unfinished_run_of_the_configuration_is_found_or_a_new_one_starts(tmp_path, paused):
+    arguments = [*FOUR_EPOCHS, "schedule.epochs=3", "--resume", "auto"]
+    new = train(paused, *arguments)  # three epochs are another run than four
+    assert new.returncode == 0, new.stderr
+    assert f"--resume auto: {paused} holds no unfinished run of this configuration: a new one starts" in new.stdout
+    assert len(journals_in(paused)) == 2
+    newer = train(paused, *arguments)  # a finished run is not gone on with
+    assert "a new one starts" in newer.stdout
+    assert len(journals_in(paused)) == 3
+    found = train(paused, *FOUR_EPOCHS, "--resume", "auto")  # the fleet may be another
+    assert found.returncode == 0, found.stderr
+    assert "resumed after 2,880 samples: epoch 2 is next" in found.stdout
+    assert len(journals_in(paused)) == 3
+    assert [read_journal(path).status for path in journals_in(paused)] == [FINISHED] * 3
+
+
+def other_data(folder):
+    """Digits without one of them."""
+    data = digits_folder(folder)
+    next((data / "train" / "3").iterdir()).unlink()
+    return data
+
+
+def test_what_is_another_run_is_refused_and_named(paused, tmp_path):
+    run = the_run(paused)
+    before = (run / "journal.jsonl").read_bytes()
+
+    def refusal(*arguments):
+        finished = run_trainer("train", *arguments)
+        assert finished.returncode == 2, finished.stdout
+        assert finished.stderr.startswith("trainer: ")
+        assert finished.stderr.count("\n") == 1
+        return finished.stderr
+
+    assert (
+        f"{run}: cannot go on as another run: seed was 0 and is 1 now: give the run's own settings (trainer train "
+        f"--resume {run}), or train anew" in refusal("--resume", str(run), "fleet=null", "seed=1")
+    )
+    several = refusal(*FOUR_EPOCHS, "target_top1=0.5", "optimizer.weight_decay=0", "--resume", str(run))
+    assert "target_top1 was 0.985 and is 0.5 now, optimizer.weight_decay was 0.0005 and is 0.0 now: " in several
+    changed = refusal(
+        "--resume", str(run), "data.format=folder", "data.train_size=null", f"data.path={other_data(tmp_path)}"
+    )
+    assert "data.format was digits and is folder now" in changed
+    assert "the data set's digest was " in changed
+    assert (
+        "1 worker was started, and the fleet has 2 in epoch 2: start torchrun --nproc-per-node 2 -m trainer train "
+        f"--resume {run}, or set fleet=null" in refusal("--resume", str(run))
+    )
+    assert "/nowhere: there is no such folder: give --resume the folder of a run, or auto" in refusal(
+        "--resume", "/nowhere"
+    )
+    assert f"{tmp_path}: holds no run: give --resume" in refusal("--resume", str(tmp_path))
+    assert (run / "journal.jsonl").read_bytes() == before
+
+    saved = run / "checkpoints" / "2880" / "model.pt"
+    saved.write_bytes(saved.read_bytes()[:1000])
+    assert f"{saved}: is damaged (its SHA-256 is not the one in SHA256SUMS)" in refusal(
+        "--resume", str(run), "fleet=null"
+    )
+    shutil.rmtree(run / "checkpoints")
+    assert f"{run}: has no checkpoint, as a run that ended within its first epoch: train anew" in refusal(
+        "--resume", str(run)
+    )
+
+
+def test_a_start_with_the_wrong_number_of_workers_is_refused(tmp_path):
+    finished = train(tmp_path, *FOUR_EPOCHS, TWO_THEN_FOUR)
+    assert finished.returncode == 2
+    assert "1 worker was started, and the fleet has 2 in epoch 0: start torchrun --nproc-per-node 2" in finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Agents:
+    """torchrun's agents, each a node of one worker, which may come later."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._folder, self._arguments, self._port = folder, arguments, free_port()
+        self.agents: list[subprocess.Popen[str]] = []
+
+    def start(self, **env: str) -> Path:
+        """Starts one more; returns the file with what it says."""
+        said = self._folder / f"agent-{len(self.agents)}.log"
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3",
+            "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{self._port}", "--rdzv-id=grows",
+            "--rdzv-conf=last_call_timeout=1", "-m", "trainer", "train", *self._arguments,
+        ]  # fmt: skip
+        with open(said, "w") as file:
+            agent = subprocess.Popen(
+                command, env=worker_environment() | env, cwd=REPOSITORY, stdout=file, stderr=file, text=True,
+                start_new_session=True, preexec_fn=heed_signals,
+            )  # fmt: skip
+        self.agents.append(agent)
+        return said
+
+    def end(self) -> None:
+        """Nothing is left, whatever went wrong."""
+        for agent in self.agents:
+            try:
+                os.killpg(agent.pid, signal.SIGTERM)  # the agent ends its workers, which have sessions of their own
+                agent.wait(20)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                agent.kill()
+
+
+@pytest.fixture
+def agents(tmp_path):
+    folder = tmp_path / "runs"
+    started = Agents(
+        tmp_path, *FOUR_EPOCHS, ONE_THEN_TWO, f"output={folder}", "tracking.mlflow=off", "--resume", "auto"
+    )
+    yield started
+    started.end()
+
+
+def wait_for(text, said, timeout_s=60):
+    deadline = time.monotonic() + timeout_s
+    while text not in said.read_text():
+        assert time.monotonic() < deadline, said.read_text()[-3000:]
+        time.sleep(0.2)
+
+
+def test_under_an_elastic_launcher_a_run_goes_on_when_the_workers_are_there(tmp_path, agents, uninterrupted):
+    alone = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    first = agents.start(**alone)
+    wait_for("trainer: epoch 2 begins with 2 workers: waiting for 1 more, at most 30 minutes", first)
+    assert log_of(tmp_path / "runs").status == PAUSED
+    agents.start(**alone)
+    assert [agent.wait(90) for agent in agents.agents] == [0, 0], first.read_text()[-3000:]
+    assert_ends_like(tmp_path / "runs", uninterrupted)
+    assert epochs_written(tmp_path / "runs") == [1, 2, 3, 4]
+    workers = [
+        event.fields["plan"]["world_size"] for event in log_of(tmp_path / "runs").events if event.kind == "decision"
+    ]
+    assert workers == [1, 1, 2, 2]
+
+
+def test_a_launcher_that_would_let_nobody_join_is_refused_at_once(agents):
+    said = agents.start()
+    agents.agents[0].wait(90)
+    assert "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where it is started" in said.read_text()

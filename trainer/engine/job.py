@@ -1,0 +1,68 @@
+"""What the loop works with: one run, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dali_pipelines.sample_order import Shard
+from trainer.collective.collective import Collective
+from trainer.engine.checkpoint import CheckpointFolder
+from trainer.engine.run_state import Standing
+from trainer.rule import EpochDecision, Fleet, Schedule
+
+
+class InputPipeline(Protocol):
+    """How samples become tensors: images (n, 3, image_size, image_size) float32 and labels (n,) int64 on the device."""
+
+    image_size: int
+
+    def batches(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def evaluation_batches(self, rank: int, world_size: int, micro_batch: int) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class Tracker(Protocol):
+    """Where numbers go."""
+
+    def log(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
+    def event(self, kind: str, fields: Mapping[str, object]) -> None: ...
+
+
+class Progress(Protocol):
+    """What a person sees while an epoch runs."""
+
+    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None: ...
+    def update_done(self, samples: int, loss: Tensor, lr: float) -> None: ...
+    def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that the loop works with. Tracker and progress do nothing on ranks other than 0.
+
+    fleet: how many workers the epochs are to have; None: as many as there are. start: where the run goes on, with model
+    and optimizer as they were then. seed: of what a network draws (dropout). weights_path and checkpoints: where rank 0
+    keeps the newest weights and the newest checkpoint; None keeps none.
+    """
+
+    schedule: Schedule
+    collective: Collective
+    model: nn.Module
+    optimizer: Optimizer
+    pipeline: InputPipeline
+    tracker: Tracker
+    progress: Progress
+    device: torch.device
+    target_top1: float | None = None
+    autocast_to: torch.dtype | None = None
+    fleet: Fleet | None = None
+    seed: int = 0
+    start: Standing = field(default_factory=Standing)
+    weights_path: Path | None = None
+    checkpoints: CheckpointFolder | None = None
