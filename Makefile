@@ -49,13 +49,17 @@ format: setup  ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## all benchmarks, as tables for docs/results.md: make bench PHOTOS=DIR (a folder of class folders)
+bench: setup  ## all benchmarks, as tables for docs/results.md: make bench PHOTOS=DIR DATA=DIR (photos in class folders, CIFAR-10)
 	$(BIN)/python benchmarks/plan_startup.py
 	$(BIN)/python benchmarks/loop_overhead.py
 	$(BIN)/python benchmarks/batch_change.py
 	$(BIN)/python benchmarks/ghost_batch_norm.py
+	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/fleet_startup.py
 	@test -n "$(PHOTOS)" || { echo "the input pipeline needs photos: make bench PHOTOS=DIR"; exit 2; }
 	$(BIN)/python benchmarks/input_pipeline.py "$(PHOTOS)"
+	@test -n "$(DATA)" || { echo "predicted against measured time needs CIFAR-10: make bench PHOTOS=DIR DATA=DIR"; exit 2; }
+	VENV="$(VENV)" benchmarks/predicted_time.sh "$(DATA)" 3 $(BIN)/torchrun --nproc-per-node 2 -m
 
 paper: setup  ## the paper's CIFAR-10 experiments, small enough for two cores (hours): make paper DATA=DIR SEEDS=3
 	@VENV="$(VENV)" SEEDS="$(SEEDS)" scripts/paper.sh small "$(DATA)" $(PARTS)

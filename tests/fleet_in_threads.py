@@ -20,6 +20,7 @@ class ThreadCollective:
 
     name = "threads"
     gradient_divisor = 1
+    overlaps_backward = False
 
     def __init__(
         self, rank: int, world_size: int, meeting: threading.Barrier, table: list[torch.Tensor | None]

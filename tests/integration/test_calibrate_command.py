@@ -92,7 +92,10 @@ def test_the_all_reduce_of_another_fleet_is_added_and_measured_anew(alone, tmp_p
         added = read_calibration(file)
         assert {(time.workers, time.nodes) for time in added.all_reduce} == {(3, 1)}
         assert len({time.nbytes for time in added.all_reduce}) == len(added.all_reduce) >= 6
-        assert added.model_copy(update={"all_reduce": ()}) == one
+        assert added.model_copy(update={"all_reduce": (), "collective": "local"}) == one
+    finished = calibrate("--add-to", str(file), launcher="horovodrun", workers=2)
+    assert finished.returncode != 0
+    assert "its all-reduce was measured through ddp with the algorithm ring, and this fleet's goes" in finished.stderr
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,10 @@ def resolved(*overrides, workers=1):
 def test_auto_is_what_is_of_use_where_memory_is_plenty():
     assert resolved() == 144
     assert resolved("schedule.limits.max_global_batch=40") == 40  # although the ghost batch is 8 x 5
+
+
+def test_a_search_for_auto_stands_any_lr():
+    assert resolved("schedule.reference.lr=1.0e+19") == 144
 
 
 def test_auto_is_read_from_a_calibration_of_this_device(alone, tmp_path):

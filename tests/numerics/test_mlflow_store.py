@@ -181,6 +181,20 @@ def test_why_a_run_broke_off_is_forgotten_when_it_has_gone_on(store: str, tmp_pa
     assert (log.status, log.error) == (FINISHED, None)
 
 
+def test_a_run_that_ends_the_same_way_twice_is_stored_as_it_ended_last(store: str, tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    write_journal(path, "twice").close(KILLED, {}, error="the first")
+    send_journal(store, read_journal(path))
+    write_journal(path, "twice", epochs=4).close(KILLED, {}, error="the second")
+    log = read_journal(path)
+    assert send_journal(store, log) == len(metrics_of(4))
+    run = open_client(store).get_run(run_id_of(store, "twice"))
+    assert (run.info.status, run.data.tags["error"]) == (KILLED, "the second")
+    assert run.info.end_time == round(1000 * log.end_time_s)
+    stored = Path(store.removeprefix("sqlite:///")).parent / "mlartifacts" / run.info.run_id / "artifacts"
+    assert (stored / "journal.jsonl").read_bytes() == path.read_bytes()
+
+
 def test_artifacts_lie_beside_the_database(store: str, tmp_path: Path) -> None:
     write_journal(tmp_path / "journal.jsonl", "files").close(FINISHED, {})
     send_journal(store, read_journal(tmp_path / "journal.jsonl"))

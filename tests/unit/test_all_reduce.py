@@ -14,6 +14,7 @@ from trainer.rule.all_reduce import (
     ring_seconds,
     tree_seconds,
 )
+from trainer.rule.errors import PlanError
 
 pytestmark = pytest.mark.unit
 
@@ -48,7 +49,7 @@ def test_the_fastest_algorithm_is_a_tree_for_small_messages_and_many_workers():
     assert all_reduce_seconds(1e9, 4, 4, fabric) == ring_seconds(1e9, 4, INFINIBAND)
 
 
-@pytest.mark.parametrize("algorithm", ["ring", "tree"])
+@pytest.mark.parametrize("algorithm", ["ring", "tree", "fastest"])
 def test_links_are_found_again_in_the_times_they_cause(algorithm):
     fabric = Fabric(NVLINK, INFINIBAND, algorithm)
     times = [
@@ -86,6 +87,15 @@ def test_measured_on_several_nodes_alone_everything_counts_as_between():
 def test_without_a_fleet_there_is_nothing_to_fit():
     assert fit_fabric([AllReduceTime(1, 1, 1000, 1e-6)]) == Fabric(None, None)
     assert all_reduce_seconds(1e6, 8, 2, Fabric(None, None)) == 0
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "nbytes", "seconds"),
+    [(2, 0, 1000, 0.1), (2, 3, 1000, 0.1), (2, 1, 0, 0.1), (2, 1, 1000, 0.0), (2, 1, 1000, float("nan"))],
+)
+def test_what_takes_no_time_or_has_no_place_was_never_measured(workers, nodes, nbytes, seconds):
+    with pytest.raises(PlanError, match=f"{workers} workers on {nodes} nodes in .* s was never measured: calibrate"):
+        AllReduceTime(workers, nodes, nbytes, seconds)
 
 
 def test_noise_of_5_percent_is_told_as_such():

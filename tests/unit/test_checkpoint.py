@@ -122,12 +122,13 @@ def test_only_the_newest_is_kept_and_what_is_not_ours_is_left_alone(tmp_path):
 
 def test_a_save_that_was_killed_is_not_seen_and_cleared_away_later(tmp_path):
     save(tmp_path, 1440)
-    half = tmp_path / f".2880.{os.getpid()}"
-    half.mkdir()
-    (half / "model.pt").write_bytes(b"half")
+    for left in (f".2880.{os.getpid()}", ".2880.1", ".960.1.old"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "model.pt").write_bytes(b"half")
+    (tmp_path / ".nfs0000.1").write_text("a file system's own")
     assert newest_checkpoint(tmp_path).path.name == "1440"
     save(tmp_path, 2880)
-    assert [path.name for path in tmp_path.iterdir()] == ["2880"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".nfs0000.1", "2880"]
 
 
 def test_the_same_place_can_be_saved_again(tmp_path):
@@ -213,6 +214,18 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
     with pytest.raises(WorkerError, match=r"model\.pt: does not fit this network"):
         restore(newest_checkpoint(tmp_path), other, optimizer, LocalCollective())
+
+
+def test_an_error_without_words_is_named_by_its_kind(tmp_path):
+    save(tmp_path)
+    model, optimizer = network_and_optimizer()
+    optimizer.register_load_state_dict_pre_hook(fail_without_a_word)
+    with pytest.raises(WorkerError, match=r"optimizer\.pt: does not fit this network and optimizer \(AssertionError\)"):
+        restore(newest_checkpoint(tmp_path), model, optimizer, LocalCollective())
+
+
+def fail_without_a_word(optimizer, state):
+    raise AssertionError
 
 
 def test_a_state_with_fields_of_another_version_is_refused(tmp_path):

@@ -60,11 +60,16 @@ def test_a_border_is_an_epoch_planned_for_another_number_of_workers(next_epoch, 
 def test_a_run_that_stops_says_how_it_is_started_again_in_the_launchers_own_words(launch, planned, command):
     workers = "1 worker" if planned == 1 else f"{planned} workers"
     border = Border(3, planned, launch.world_size)
-    assert start_again(border, launch, "runs/a") == f"epoch 3 begins with {workers}: start again with {command}"
+    assert (
+        start_again(border, launch, ["--resume", "runs/a"])
+        == f"epoch 3 begins with {workers}: start again with {command}"
+    )
 
 
 def test_a_folder_with_a_blank_is_quoted():
-    assert start_again(Border(3, 4, 2), Launch("horovodrun", 0, 2), "my runs/a").endswith("--resume 'my runs/a'")
+    assert start_again(Border(3, 4, 2), Launch("horovodrun", 0, 2), ["--resume", "my runs/a"]).endswith(
+        "--resume 'my runs/a'"
+    )
 
 
 def test_only_under_an_elastic_launcher_more_workers_are_waited_for():
@@ -82,14 +87,14 @@ def test_only_under_an_elastic_launcher_more_workers_are_waited_for():
 def test_the_wrong_number_of_workers_is_refused_with_the_command_as_it_was_given():
     launch = Launch("horovodrun", 0, 2, 0, 2)
     with pytest.raises(FleetError) as refused:
-        check_workers(Border(0, 4, 2), launch, ["digits-hybrid", "seed=1"], None)
+        check_workers(Border(0, 4, 2), launch, ["digits-hybrid", "seed=1"])
     assert str(refused.value) == (
         "2 workers were started, and the fleet has 4 in epoch 0: start horovodrun -np 4 trainer train digits-hybrid "
         "seed=1, or set fleet=null to train on what there is"
     )
     with pytest.raises(FleetError, match=r"start horovodrun -np 4 trainer train --resume runs/a, or"):
-        check_workers(Border(3, 4, 2), launch, [], "runs/a")
-    check_workers(None, launch, [], None)
+        check_workers(Border(3, 4, 2), launch, ["--resume", "runs/a"])
+    check_workers(None, launch, [])
 
 
 def test_an_elastic_launcher_needs_what_it_takes_to_go_on():

@@ -55,7 +55,7 @@ def test_points_outside_of_the_measurement_are_hollow_and_the_legend_says_so() -
     figure = drawn(FIXED, GROWING)
     hollow = [line for line in figure.axes[0].get_lines() if line.get_markerfacecolor() == "white"]
     assert [list(line.get_xdata()) for line in hollow] == [[30], [20], []]  # the last one is the legend's
-    assert legend_of(figure) == ["grow", "grow, fleet grows with the batch", "hollow: outside of what was measured"]
+    assert legend_of(figure) == ["grow", "grow, growing fleet", "hollow: outside of what was measured"]
     assert legend_of(drawn(OTHER)) == ["decay"]
 
 

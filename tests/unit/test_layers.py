@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.simple_calibration import write_simple_calibration
+
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +58,7 @@ def test_each_library_has_one_door(library, allowed):
         ("trainer/models", ("trainer.engine", "trainer.cli", "trainer.config", "trainer.collective")),
         ("trainer/tracking", ("trainer.engine", "trainer.cli", "trainer.config", "trainer.report", "torch")),
         ("trainer/report", ("trainer.engine", "trainer.cli", "trainer.config", "torch")),
+        ("trainer/calibration", ("trainer.cli", "trainer.tracking", "trainer.report", "trainer.sweep", "mlflow")),
         ("trainer/sweep", ("trainer.engine", "trainer.cli", "trainer.report", "trainer.collective", "trainer.models",
                            "dali_pipelines", "torch")),
     ],
@@ -81,10 +84,13 @@ def test_only_one_file_reads_the_environment():
     [
         ["--help"],
         ["plan", "digits-hybrid", "--workers", "2"],
+        ["plan", "digits-hybrid", "--workers", "1,5:2", "--calibration", "{calibration}"],
         ["sweep", "digits-hybrid", "--seeds", "2", "--dry-run"],
     ],
 )
-def test_planning_needs_no_torch_and_no_mlflow(command):
+def test_planning_needs_no_torch_and_no_mlflow(command, tmp_path):
+    calibration = write_simple_calibration(tmp_path, "digits-hybrid")
+    command = [word.format(calibration=calibration) for word in command]
     code = (
         "import sys; from trainer.cli.main import main\n"
         f"try: main({command!r})\nexcept SystemExit: pass\n"

@@ -143,6 +143,8 @@ def test_a_note_of_all_rows_is_said_once_and_of_some_with_their_names(
     assert notes == [
         "note: micro-batch 4 lies 4 times below what was measured (16 to 64) (digits-decay-lr on 4 workers, "
         "digits-hybrid on 4 workers)",
+        "note: 4 workers share a node, and 2 did where compute and input were measured: what they take from each other "
+        "is not counted (digits-decay-lr on 4 workers, digits-hybrid on 4 workers)",
         "note: 4 workers are 2 times the 2 whose all-reduce was measured (digits-decay-lr on 4 workers, digits-hybrid "
         "on 4 workers)",
         "note: micro-batch 12 lies 1.33 times below what was measured (16 to 64) (digits-hybrid on 4 workers)",

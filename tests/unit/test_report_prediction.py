@@ -133,6 +133,7 @@ def test_the_page_shows_the_table_and_says_what_it_holds(tmp_path: Path) -> None
     assert "<h2>As predicted?</h2>" in html
     assert "<td>17.0 s</td><td>18.7 s</td><td>+10&nbsp;%</td>" in html
     assert PREDICTION_NOTE in html
+    assert html.count('<tr class="part">') == 3  # two phases, and what lies between epochs
 
 
 def test_the_parts_of_one_schedule_stand_below_each_other_in_the_terminal(tmp_path: Path) -> None:

@@ -137,6 +137,16 @@ def test_workers_share_nodes_as_in_the_fullest_of_the_measured_fleets():
     assert measured().per_node == 1
 
 
+def test_an_error_of_the_all_reduce_counts_as_far_as_it_shows():
+    # Backward 20 ms, half of what it hides hidden. 10 ms: 5 % of them, half hidden. 40 ms, of which 10 hidden: 5 %.
+    sizes = compute((10, 0.020), (20, 0.030), (40, 0.050))
+    for seconds, unsure, whole in ((0.010, 0.005, 0.035), (0.040, 0.040, 0.060)):
+        fabric = Fabric(Link(0.0, seconds / 1e6), None, error=0.05)
+        update = predict_update(BatchPlan(20, 1, 2), measured(compute=sizes, fabric=fabric, hidden_share=0.5), 1)
+        assert update.seconds == pytest.approx(whole)
+        assert update.error == pytest.approx(0.05 * unsure / whole)
+
+
 def test_many_tiny_updates_are_bound_by_their_overhead():
     update = predict_update(BatchPlan(10, 1, 1), measured(update_overhead_s=0.1), 1)
     assert (update.seconds, update.bound) == (pytest.approx(0.120), "overhead")
@@ -194,6 +204,17 @@ def test_a_prediction_says_how_far_it_lies_outside_of_what_was_measured():
     assert above == "micro-batch 80 lies 2 times above what was measured (10 to 40)"
 
 
+def test_what_one_worker_cannot_tell_of_a_fleet_is_said():
+    fabric, added = Fabric(Link(1e-5, 1e-9), None), (AllReduceTime(4, 1, 1000, 0.001),)
+    times = measured(fabric=fabric, all_reduce=added, workers=1)
+    assert predict_run(plan_run(growing(), 4), times).notes == (
+        "4 workers share a node, and 1 did where compute and input were measured: what they take from each other is "
+        "not counted",
+        "how much of the all-reduce the backward hides was not measured, so none is: calibrate under a launcher",
+    )
+    assert predict_run(plan_run(growing(), 1), times).notes == ()
+
+
 def test_a_fleet_without_a_measured_all_reduce_is_told_so():
     assert (
         "no all-reduce was measured, so none is counted: calibrate under a launcher"
@@ -205,6 +226,12 @@ def test_workers_that_a_node_was_never_measured_with_are_named():
     times = measured(fabric=Fabric(None, Link(1e-5, 1e-9)), all_reduce=(AllReduceTime(2, 2, 1000, 0.001),), workers=2)
     notes = predict_run(plan_run(growing(), 2), times, per_node=2).notes
     assert notes == ("no all-reduce was measured with 2 workers a node: what they add is not counted",)
+
+
+@pytest.mark.parametrize(("forward_s", "backward_s"), [(0.0, 0.1), (0.1, 0.0), (-0.1, 0.2), (0.1, float("inf"))])
+def test_a_forward_or_backward_that_takes_no_time_was_never_measured(forward_s, backward_s):
+    with pytest.raises(PlanError, match=r"a micro-batch of 8 samples, .* was never measured: calibrate again"):
+        ComputeTime(8, forward_s, backward_s)
 
 
 @pytest.mark.parametrize("sizes", [(), (8,), (8, 8), (16, 8)])

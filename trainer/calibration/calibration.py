@@ -19,6 +19,7 @@ TIMED_SETTINGS = (
     "data.format",
     "data.image_size",
     "data.in_memory",
+    "data.decoder",
     "model.name",
     "model.ghost_batch",
     "optimizer.name",
@@ -87,7 +88,7 @@ def timed_settings(config: TrainConfig) -> dict[str, str]:
 def check_settings(calibration: Calibration, config: TrainConfig, source: str) -> None:
     """Raises CalibrationError where the calibration in `source` was made with other settings than the run's."""
     for key, value in timed_settings(config).items():
-        measured = calibration.settings.get(key)
+        measured = calibration.settings.get(key, "unknown")
         if measured != value:
             raise CalibrationError(
                 f"{source}: was measured with {key} {measured}, and {config.name} has {value}: calibrate it with "
@@ -106,6 +107,8 @@ def read_calibration(path: Path) -> Calibration:
         ) from None
     except ValidationError as error:
         detail = error.errors()[0]
+        if isinstance(cause := detail.get("ctx", {}).get("error"), PlanError):
+            raise CalibrationError(f"{path}: {cause}") from None
         place = ".".join(str(part) for part in detail["loc"]) or "the file"
         raise CalibrationError(f"{path}: is no calibration ({place}: {detail['msg']}): calibrate again") from None
     except PlanError as error:

@@ -21,7 +21,7 @@ def device_name(device: torch.device) -> str:
 
 def hardware(device: torch.device) -> dict[str, str]:
     """This worker's device, and its host."""
-    cores = f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads a worker"
+    cores = f"{_some(len(os.sched_getaffinity(0)), 'core')}, {_some(torch.get_num_threads(), 'thread')} a worker"
     return {"device": device_name(device), "host": cores if device.type == "cpu" else f"{_processor()}, {cores}"}
 
 
@@ -33,6 +33,10 @@ def versions() -> dict[str, str]:
         if name.startswith(_LIBRARIES):
             found[name] = package.version
     return found
+
+
+def _some(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _processor() -> str:

@@ -69,7 +69,7 @@ def measure(
     feeding = [measurement.result() for measurement in fed]
     fabric = fit_fabric(all_reduce, algorithm)
     gradients_s = all_reduce_seconds(nbytes, collective.world_size, nodes, fabric)
-    update_overhead_s, hidden_share = split_rest(updates, alone_s, gradients_s)
+    update_overhead_s, hidden_share = split_rest(updates, alone_s, gradients_s, collective.overlaps_backward)
     say("evaluation")
     evaluation = measure_evaluation(subject, subject.schedule.max_micro_batch, seconds)
     say("the ends of an epoch")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dali_pipelines.sample_order import Shard
+from dali_pipelines.sample_order import Shard, evaluation_range
 from trainer.calibration.stopwatch import (
     Stopwatch,
     agreed_rounds,
@@ -141,28 +141,28 @@ class MeasuredEvaluation:
 
 def measure_evaluation(subject: Subject, micro_batch: int, seconds: float) -> MeasuredEvaluation:
     """Evaluates one batch, and then as much of the worker's share as the seconds allow: a line through both."""
-    size, workers = subject.validation_size, subject.collective.world_size
-    share = -(-size // workers)
-    few = min(micro_batch, share)
-    few_s = _evaluation_s(subject, micro_batch, few, seconds / 4)
-    many = min(share, micro_batch * agreed_rounds(subject.collective, few_s, seconds / 4))
+    few, few_s = _evaluation_s(subject, micro_batch, micro_batch, seconds / 4)
+    batches = agreed_rounds(subject.collective, few_s, seconds / 4)
+    many, many_s = _evaluation_s(subject, micro_batch, batches * micro_batch, seconds)
     if many < 2 * few:
-        return MeasuredEvaluation(few_s / few, 0.0)
-    many_s = _evaluation_s(subject, micro_batch, many, seconds)
-    per_image_s = max(0.0, (many_s - few_s) / (many - few))
-    return MeasuredEvaluation(per_image_s, max(0.0, few_s - few * per_image_s))
+        return MeasuredEvaluation(many_s / many, 0.0)
+    fixed_s, per_image_s = fit_nonnegative([[1.0, float(few)], [1.0, float(many)]], [few_s, many_s])
+    return MeasuredEvaluation(per_image_s, fixed_s)
 
 
-def _evaluation_s(subject: Subject, micro_batch: int, images: int, seconds: float) -> float:
-    """Median seconds of an evaluation of about that many images a worker."""
+def _evaluation_s(subject: Subject, micro_batch: int, at_most: int, seconds: float) -> tuple[int, float]:
+    """Images of the worker that has most, and median seconds of such an evaluation."""
     # As a worker of a fleet so large that its share is no more: the stream ends by itself, as in a run.
-    fleet = max(subject.collective.world_size, -(-subject.validation_size // images))
+    fleet = max(subject.collective.world_size, -(-subject.validation_size // at_most))
 
     def once() -> None:
         batches = GuardedInput(lambda: subject.pipeline.evaluation_batches(subject.collective.rank, fleet, micro_batch))
         evaluate(subject.model, batches, subject.collective, subject.device, subject.autocast_to)
 
-    return median_round(subject.collective, subject.device, seconds, once)
+    workers = range(subject.collective.world_size)
+    shares = [evaluation_range(rank, fleet, subject.validation_size) for rank in workers]
+    images = max(last - first for first, last in shares)
+    return images, median_round(subject.collective, subject.device, seconds, once)
 
 
 def measure_epoch_ends(subject: Subject, folder: Path, seconds: float) -> float:

@@ -113,18 +113,21 @@ def synthetic_batches(subject: Subject, micro_batch: int) -> Batches:
         yield images, labels
 
 
-def split_rest(updates: Sequence[MeasuredUpdate], alone_s: float, all_reduce_s: float) -> tuple[float, float]:
+def split_rest(
+    updates: Sequence[MeasuredUpdate], alone_s: float, all_reduce_s: float, overlaps: bool
+) -> tuple[float, float]:
     """(update_overhead_s, hidden_share), as trainer.rule.step_time.predict_update takes them.
 
     alone_s: the overhead of a worker from which no gradients travel. all_reduce_s: the gradients' all-reduce by itself;
-    0 for a fleet of one. Least squares of the errors relative to the measured updates. What gradients cost beyond their
-    all-reduce (packing them, waiting for each other) counts as overhead.
+    0 for a fleet of one. overlaps: whether the library sends while the last backward runs. Least squares of the errors
+    relative to the measured updates. What gradients cost beyond their all-reduce (packing them, waiting for each other)
+    counts as overhead.
     """
     could_hide = [min(all_reduce_s, update.compute.backward_s) for update in updates]
     hidden = [alone_s + all_reduce_s - update.rest_s for update in updates]
     weights = [1 / update.update_s**2 for update in updates]
     hidden_share = 0.0
-    if all_reduce_s > 0:
+    if all_reduce_s > 0 and overlaps:
         covariance = sum(w * c * h for w, c, h in zip(weights, could_hide, hidden, strict=True))
         variance = sum(w * c * c for w, c in zip(weights, could_hide, strict=True))
         hidden_share = min(max(covariance / variance, 0.0), 1.0)

@@ -38,7 +38,7 @@ def measure_run(
 
     config = request.config
     dataset = compose.open_data(config, launch, collective, console)
-    # Of use to the run on any fleet, also of one worker.
+    # On the run's own fleet; where it names none, on any, also of one worker.
     of_use = together(collective, compose.largest_share, config, dataset.train_size, 1)
     tell("the largest micro-batch that fits into memory")
     at_most = max(of_use, *request.sizes) if request.sizes else of_use
@@ -52,7 +52,8 @@ def measure_run(
         collective, default_sizes, min(schedule.max_micro_batch, of_use), config.model.ghost_batch
     )
     together(collective, check_sizes, sizes, fits)
-    plan = together(collective, plan_run, schedule, collective.world_size)
+    fleet = config.rule_fleet(collective.world_size)
+    plan = together(collective, plan_run, schedule, fleet)
     parts = together(collective, compose.build_parts, runs, dataset, launch, device)
     with contextlib.closing(parts.pipeline), _folder_beside(request.file, collective) as folder:
         subject = Subject(
@@ -63,7 +64,7 @@ def measure_run(
             optimizer=parts.optimizer,
             pipeline=parts.pipeline,
             schedule=schedule,
-            decision=decide(schedule, 0, collective.world_size),
+            decision=decide(schedule, 0, fleet.workers_at(0)),
             validation_size=dataset.validation_size,
             classes=len(dataset.class_names),
             device=device,
@@ -112,10 +113,11 @@ def measure_fleet(
                 f"--add-to {request.file}: one worker has nobody to add up with: start several with horovodrun or "
                 f"torchrun"
             )
-        if existing.all_reduce and existing.algorithm != algorithm:
+        theirs, ours = (existing.collective, existing.algorithm), (collective.name, algorithm)
+        if existing.all_reduce and theirs != ours:
             raise CalibrationError(
-                f"{request.file}: its all-reduce was measured with the algorithm {existing.algorithm}, and this fleet "
-                f"has {algorithm}: calibrate anew with --output"
+                f"{request.file}: its all-reduce was measured through {' with the algorithm '.join(theirs)}, and this "
+                f"fleet's goes through {' with the algorithm '.join(ours)}: calibrate anew with --output"
             )
 
     together(collective, check)
@@ -128,7 +130,9 @@ def measure_fleet(
         lambda text: console.print(f"measuring {text}"),
     )
     others = tuple(time for time in existing.all_reduce if (time.workers, time.nodes) != (collective.world_size, nodes))
-    return existing.model_copy(update={"all_reduce": others + measured, "algorithm": algorithm})
+    return existing.model_copy(
+        update={"all_reduce": others + measured, "collective": collective.name, "algorithm": algorithm}
+    )
 
 
 def _nodes(launch: Launch) -> int:
@@ -157,4 +161,4 @@ def _folder_beside(file: Path, collective: Collective) -> Iterator[Path]:
 
 
 def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())

@@ -187,6 +187,8 @@ def find_max_micro_batch(
 def _occupying(config: TrainConfig, dataset: Dataset, launch: Launch, device: torch.device) -> Iterator[Occupy]:
     """Gives what trainer.calibration.memory tries sizes with: an update and an evaluation, alone, with a pipeline."""
     model, optimizer = _build_network(config, dataset, device)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # a batch as small as those tried may not stand the run's lr
     alone, autocast_to = LocalCollective(), autocast_type(config)
 
     @contextlib.contextmanager

@@ -57,23 +57,21 @@ def check_elastic(fleet: Fleet, launch: Launch, resume: str | None) -> None:
         )
 
 
-def check_workers(border: Border | None, launch: Launch, words: Sequence[str], resume: str | None) -> None:
-    """Raises FleetError where another number of workers was started than the plan has. words, resume: what the command
-    line says."""
+def check_workers(border: Border | None, launch: Launch, given: Sequence[str]) -> None:
+    """Raises FleetError where another number of workers was started than the plan has. given: the arguments of `trainer
+    train`."""
     if border is None:
         return
     started = "1 worker was" if border.present == 1 else f"{border.present} workers were"
-    arguments = [*words, *([] if resume is None else ["--resume", resume])]
     raise FleetError(
         f"{started} started, and the fleet has {border.planned} in epoch {border.epoch}: start "
-        f"{_command(border.planned, launch, arguments)}, or set fleet=null to train on what there is"
+        f"{_command(border.planned, launch, given)}, or set fleet=null to train on what there is"
     )
 
 
-def start_again(border: Border, launch: Launch, folder: str) -> str:
-    """What to say where a run pauses."""
-    command = _command(border.planned, launch, ["--resume", folder])
-    return f"{_begins(border)}: start again with {command}"
+def start_again(border: Border, launch: Launch, arguments: Sequence[str]) -> str:
+    """What to say where a run pauses. arguments: those that `trainer train` goes on with."""
+    return f"{_begins(border)}: start again with {_command(border.planned, launch, arguments)}"
 
 
 def waiting(border: Border) -> str:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_plan(config, plan, time=time, price=args.price)
         if timing is not None:
-            print(f"times: {timing}; here {timing.per_node} workers a node")
+            print(f"times: {timing}")
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainer.cli.config_arguments import load_from_arguments
 from trainer.config import TrainConfig, load_config, parse_config
+from trainer.config.load import DEFAULT_PRESET
 from trainer.tracking import FILE_NAME, RunLog, read_journal
 
 AUTO = "auto"
@@ -47,7 +48,8 @@ def load_alone(args: argparse.Namespace) -> TrainConfig:
 def collective_setting(args: argparse.Namespace) -> str:
     """The setting `collective` of a worker that has met no others, and may not see the resumed run's folder."""
     if takes_the_runs_own(args):
-        return load_config(None, [word for word in args.words if word.startswith("collective=")]).collective
+        # of the preset nothing but the default is asked: what lies in ./trainer.yaml may be another run
+        return load_config(DEFAULT_PRESET, [word for word in args.words if word.startswith("collective=")]).collective
     return load_from_arguments(args).collective
 
 

@@ -70,7 +70,8 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
     border = fleet_border.border_ahead(task.schedule, task.fleet, task.start.state, collective.world_size)
     if border is not None and border.is_waited_for(launch):
         return _wait(border, collective)
-    together(collective, fleet_border.check_workers, border, launch, args.words, args.resume)
+    given = [*args.words, *([] if args.resume is None else ["--resume", args.resume])]
+    together(collective, fleet_border.check_workers, border, launch, given)
 
     parts = together(collective, compose.build_parts, config, task.dataset, launch, device)
     if task.resumed is not None:
@@ -100,7 +101,9 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
         return code
     if border.is_waited_for(launch):
         return _wait(border, collective)
-    say(collective, fleet_border.start_again(border, launch, str(record.folder)))
+    # Overrides of a run that was taken up are in no record: they are to be given again.
+    arguments = ["--resume", str(record.folder)] if task.resumed is None else given
+    say(collective, fleet_border.start_again(border, launch, arguments))
     return code
 
 

@@ -14,6 +14,7 @@ class Collective(Protocol):
     All ranks call the same methods in the same order. Gradients are to be summed, not averaged: the loss is divided by
     the global batch where it is computed, so the sum over workers is the gradient of the whole batch, whatever the cut.
     gradient_divisor is what the library divides the sum by all the same; the loss has to be multiplied by it.
+    overlaps_backward: whether gradients travel while the last backward still runs.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Collective(Protocol):
     world_size: int
     local_rank: int
     gradient_divisor: int
+    overlaps_backward: bool
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The module to call in training; all ranks hold rank 0's parameters and buffers afterwards."""

@@ -22,6 +22,7 @@ class DdpCollective:
     """
 
     name = "ddp"
+    overlaps_backward = True
 
     def __init__(self, rank: int, world_size: int, local_rank: int, rendezvous: str | None) -> None:
         self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
@@ -37,6 +38,8 @@ class DdpCollective:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         device = next(model.parameters()).device
+        for buffer in model.buffers():  # DDP before torch 2.13 leaves them as they are where it is not to keep them so
+            dist.broadcast(buffer, 0)
         self._module = DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,

@@ -18,6 +18,7 @@ class HorovodCollective:
     """Horovod, as launched by horovodrun (Gloo) or mpirun (MPI); with NCCL for GPU tensors where it was built so."""
 
     name = "horovod"
+    overlaps_backward = False
     gradient_divisor = 1
 
     def __init__(self) -> None:

@@ -15,6 +15,7 @@ class LocalCollective:
     world_size = 1
     local_rank = 0
     gradient_divisor = 1
+    overlaps_backward = False
 
     def wrap(self, model: nn.Module) -> nn.Module:
         return model

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from trainer.collective.agreement import broadcast_bytes, together
 from trainer.collective.collective import Collective
-from trainer.engine.durable import remove_folder, write_folder
+from trainer.engine.durable import remove_folder, remove_leftovers, write_folder
 from trainer.engine.errors import CheckpointError
 from trainer.engine.run_state import Standing
 from trainer.engine.tensors import from_bytes, to_bytes
@@ -65,10 +65,11 @@ def save_checkpoint(folder: CheckpointFolder, standing: Standing, model: nn.Modu
         raise CheckpointError(
             f"{path}: cannot write the checkpoint ({error.strerror}): make room, then resume from the one before it"
         ) from error
-    for older in list(folder.path.iterdir()):
-        if older != path and (_is_checkpoint(older) or older.name.startswith(".")):
+    for older in filter(_is_checkpoint, list(folder.path.iterdir())):
+        if older != path:
             with contextlib.suppress(OSError):  # tried again next time
                 remove_folder(older)
+    remove_leftovers(folder.path)
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
@@ -134,7 +135,7 @@ def _fitting(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of torch's pickle reader, or of a network that differs: many kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{path}: does not fit this network and optimizer ({str(error).splitlines()[0]}): resume with the version "
-            f"that wrote it"
+            f"{path}: does not fit this network and optimizer ({reason}): resume with the version that wrote it"
         ) from error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 Content = bytes | memoryview
+_LEFTOVER = re.compile(r"\..+\.[0-9]+(\.old)?")
 
 
 def write_file(path: Path, content: Content) -> None:
@@ -23,7 +25,7 @@ def write_file(path: Path, content: Content) -> None:
 def write_folder(path: Path, files: Mapping[str, Content]) -> None:
     """Writes a folder of files (name -> content), with the folders above it; one that was there before is replaced.
 
-    Raises OSError. A process that is killed may leave a folder beside it whose name begins with a dot.
+    Raises OSError. A process that is killed may leave a folder beside it, for remove_leftovers.
     """
     aside = _aside(path)
     try:
@@ -46,6 +48,13 @@ def remove_folder(path: Path) -> None:
         aside = path.with_name(f"{_aside(path).name}.old")
         os.rename(path, aside)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the folders that write_folder and remove_folder left in this one when their process was killed."""
+    for path in list(folder.iterdir()):
+        if _LEFTOVER.fullmatch(path.name) and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _aside(path: Path) -> Path:

@@ -13,7 +13,7 @@ from trainer.report.figures.gallery import Picture
 from trainer.report.figures.style import styles_of
 from trainer.report.groups import Group, recipe_differences
 from trainer.report.outcome import Outcome, Spread, change
-from trainer.report.prediction import PREDICTION_NOTE
+from trainer.report.prediction import INDENT, PREDICTION_NOTE
 from trainer.report.report import Report
 from trainer.report.table import NOTE, Table
 from trainer.report.units import UNKNOWN, accuracy, count, duration, signed_percent, unit_of
@@ -51,6 +51,7 @@ th, td { padding: 6px 7px; text-align: right; border-bottom: 1px solid var(--lin
 th { font-weight: 600; color: var(--soft); background: var(--tint); vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 td:first-child { font-weight: 600; }
+tr.part td:first-child { font-weight: 400; }
 table.numbers td + td { white-space: nowrap; }
 table.numbers td:first-child { overflow-wrap: anywhere; min-width: 11em; }
 table.words td, table.words th { text-align: left; }
@@ -216,7 +217,9 @@ def _table(table: Table, kind: str = "numbers") -> str:
 
 
 def _row(tag: str, cells: Iterable[str]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
+    first, *others = cells
+    kind = ' class="part"' if first.startswith(INDENT) else ""
+    return f"<tr{kind}>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in (first, *others)) + "</tr>"
 
 
 def _text(text: str) -> str:

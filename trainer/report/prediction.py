@@ -18,7 +18,7 @@ PREDICTION_NOTE = (
     "training."
 )
 _TRAIN_S = "time/train_s"
-_INDENT = "\N{NO-BREAK SPACE}" * 2
+INDENT = "\N{NO-BREAK SPACE}" * 2  # before a part of the row above
 
 # Of one run: seconds predicted and measured, nan where one is not known.
 Pair = tuple[float, float]
@@ -36,8 +36,8 @@ def prediction_table(groups: Sequence[Group]) -> Table | None:
         rows.append((group.label, *_cells([_whole(run) for run in group.runs])))
         for place, phase in enumerate(group.runs[0].phases):
             training = [_training(run, place) for run in group.runs]
-            rows.append((f"{_INDENT}training, {_span(phase)}", *_cells(training)))
-        rows.append((f"{_INDENT}between epochs", *_cells([_between_epochs(run) for run in group.runs])))
+            rows.append((f"{INDENT}training, {_span(phase)}", *_cells(training)))
+        rows.append((f"{INDENT}between epochs", *_cells([_between_epochs(run) for run in group.runs])))
     return Table(("schedule", "predicted", "measured", "difference"), tuple(rows)) if rows else None
 
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from trainer.rule.errors import PlanError
+
 Algorithm = Literal["ring", "tree", "fastest"]
+_MOST_FITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,13 @@ class AllReduceTime:
     nbytes: int
     seconds: float
 
+    def __post_init__(self) -> None:
+        if not (1 <= self.nodes <= self.workers and self.nbytes >= 1 and 0 < self.seconds < math.inf):
+            raise PlanError(
+                f"an all-reduce of {self.nbytes} bytes over {self.workers} workers on {self.nodes} nodes in "
+                f"{self.seconds:g} s was never measured: calibrate again"
+            )
+
 
 def ring_seconds(nbytes: float, members: int, link: Link) -> float:
     """2(n-1) messages of 1/n of the bytes, one after the other."""
@@ -67,8 +77,7 @@ def all_reduce_seconds(nbytes: float, workers: int, nodes: int, fabric: Fabric) 
     """
     per_node = -(-workers // nodes)
     between = fabric.between or fabric.within
-    seconds = 0.0 if between is None else _stage(nbytes, nodes, between, fabric.algorithm)
-    return seconds + (0.0 if fabric.within is None else _stage(nbytes, per_node, fabric.within, fabric.algorithm))
+    return _stage(nbytes, nodes, between, fabric.algorithm) + _stage(nbytes, per_node, fabric.within, fabric.algorithm)
 
 
 def fit_fabric(times: Sequence[AllReduceTime], algorithm: Algorithm = "ring") -> Fabric:
@@ -80,21 +89,36 @@ def fit_fabric(times: Sequence[AllReduceTime], algorithm: Algorithm = "ring") ->
     times = [time for time in times if time.workers > 1]
     if not times:
         return Fabric(None, None, algorithm)
-    sees_within = any(time.nodes == 1 for time in times)
-    sees_between = any(time.nodes > 1 for time in times)
-    terms = _tree if algorithm == "tree" else _ring
+    # Which algorithm was the faster for a message follows from the links that are sought. All are taken for rings at
+    # first (links that cost nothing leave it open); each fit then says better which were trees.
+    free = Link(0.0, 0.0)
+    sees_within, sees_between = any(time.nodes == 1 for time in times), any(time.nodes > 1 for time in times)
+    fabric = _fit(times, Fabric(free if sees_within else None, free if sees_between else None, algorithm))
+    for _ in range(_MOST_FITS if algorithm == "fastest" else 0):
+        better = _fit(times, fabric)
+        if better.error >= fabric.error:
+            break
+        fabric = better
+    return fabric
+
+
+def _fit(times: Sequence[AllReduceTime], guess: Fabric) -> Fabric:
+    """The links that explain the times best by the algorithms that the guessed ones would take; None stays None."""
 
     def row(time: AllReduceTime) -> list[float]:
-        within = terms(-(-time.workers // time.nodes)) if sees_within else (0.0, 0.0)
-        between = terms(time.nodes) if sees_between else (0.0, 0.0)
-        return [within[0], within[1] * time.nbytes, between[0], between[1] * time.nbytes]
+        members = -(-time.workers // time.nodes), time.nodes
+        entries: list[float] = []
+        for count, link in zip(members, (guess.within, guess.between), strict=True):
+            latencies, times_sent = (0.0, 0.0) if link is None else _terms(time.nbytes, count, link, guess.algorithm)
+            entries += [latencies, times_sent * time.nbytes]
+        return entries
 
     latency_w, byte_w, latency_b, byte_b = fit_nonnegative([row(time) for time in times], [t.seconds for t in times])
-    fabric = Fabric(
-        Link(latency_w, byte_w) if sees_within else None, Link(latency_b, byte_b) if sees_between else None, algorithm
-    )
+    within = None if guess.within is None else Link(latency_w, byte_w)
+    between = None if guess.between is None else Link(latency_b, byte_b)
+    fabric = Fabric(within, between, guess.algorithm)
     errors = [abs(all_reduce_seconds(t.nbytes, t.workers, t.nodes, fabric) / t.seconds - 1) for t in times]
-    return Fabric(fabric.within, fabric.between, algorithm, max(errors))
+    return replace(fabric, error=max(errors))
 
 
 def fit_nonnegative(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
@@ -140,13 +164,19 @@ def _solve(rows: Sequence[Sequence[float]]) -> list[float] | None:
     return [matrix[i][size] / matrix[i][i] / scale[i] for i in range(size)]
 
 
-def _stage(nbytes: float, members: int, link: Link, algorithm: Algorithm) -> float:
-    ring, tree = ring_seconds(nbytes, members, link), tree_seconds(nbytes, members, link)
-    return {"ring": ring, "tree": tree, "fastest": min(ring, tree)}[algorithm]
+def _stage(nbytes: float, members: int, link: Link | None, algorithm: Algorithm) -> float:
+    return 0.0 if link is None else _seconds(_terms(nbytes, members, link, algorithm), nbytes, link)
+
+
+def _terms(nbytes: float, members: int, link: Link, algorithm: Algorithm) -> tuple[float, float]:
+    """How many latencies, and how often the bytes travel, by the algorithm."""
+    ring, tree = _ring(members), _tree(members)
+    if algorithm == "fastest":
+        return min(ring, tree, key=lambda terms: _seconds(terms, nbytes, link))
+    return tree if algorithm == "tree" else ring
 
 
 def _ring(members: int) -> tuple[float, float]:
-    """How many latencies, and how often the bytes travel."""
     return 2.0 * (members - 1), 2.0 * (members - 1) / members
 
 

@@ -35,9 +35,10 @@ class ComputeTime:
     spread: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.micro_batch < 1 or not 0 < self.forward_s + self.backward_s < math.inf:
+        if not (self.micro_batch >= 1 and 0 < self.forward_s < math.inf and 0 < self.backward_s < math.inf):
             raise PlanError(
-                f"a micro-batch of {self.micro_batch} samples in no time was never measured: calibrate again"
+                f"a micro-batch of {self.micro_batch} samples, {self.forward_s:g} s forward and {self.backward_s:g} s "
+                f"backward, was never measured: calibrate again"
             )
 
 
@@ -183,8 +184,9 @@ def predict_update(plan: BatchPlan, times: StepTimes, nodes: int) -> UpdateTime:
     compute_error = _compute_error(times.compute, plan.micro_batch)
     error = None
     if compute_error is not None:
-        total = work + input_s
-        error = math.hypot(compute_error * compute, times.fabric.error * all_reduce) / total
+        # An all-reduce that outlasts the backward shows all that it is wrong by, a shorter one what is not hidden.
+        unsure = whole if whole > backward else all_reduce
+        error = math.hypot(compute_error * compute, times.fabric.error * unsure) / (work + input_s)
     return UpdateTime(compute, all_reduce, overhead, input_s, bound, error)
 
 
@@ -231,11 +233,21 @@ def _notes(plan: RunPlan, times: StepTimes, per_node: int) -> list[str]:
                 f"micro-batch {size:,} lies {factor:.3g} times {side} what was measured ({smallest:,} to {largest:,})"
             )
     fleets = sorted({phase.world_size for phase in plan.phases if phase.world_size > 1})
+    beside, shared = -(-times.workers // times.nodes), min(per_node, max(phase.world_size for phase in plan.phases))
+    if shared > beside:
+        notes.append(
+            f"{shared} workers share a node, and {beside} did where compute and input were measured: what they take "
+            f"from each other is not counted"
+        )
     measured = sorted({(time.workers, time.nodes) for time in times.all_reduce if time.workers > 1})
     if not fleets:
         return notes
     if not measured:
         return [*notes, "no all-reduce was measured, so none is counted: calibrate under a launcher"]
+    if times.workers == 1:
+        notes.append(
+            "how much of the all-reduce the backward hides was not measured, so none is: calibrate under a launcher"
+        )
     most = max(workers for workers, _ in measured)
     if fleets[-1] > most:
         notes.append(

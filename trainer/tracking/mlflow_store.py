@@ -97,7 +97,7 @@ class RunSender:
         stored = stored or self._find(log) or self._create(log)
         sent = self._send_points(log, stored)
         self._nest(log, stored)
-        self._send_status(log, stored)
+        self._send_status(log, stored, has_news=sent > 0)
         # Last: a server whose artifact folder cannot be reached from here still gets every number.
         self._send_artifacts(log, stored)
         self._stored = stored
@@ -171,9 +171,10 @@ class RunSender:
         everywhere = [experiment.experiment_id for experiment in self.client.search_experiments()]
         return list(self.client.search_runs(everywhere, f"tags.{tag} = '{run_uid}'", max_results=MOST_RUNS))
 
-    def _send_status(self, log: RunLog, stored: _StoredRun) -> None:
+    def _send_status(self, log: RunLog, stored: _StoredRun, has_news: bool) -> None:
         status = STATUS_NAMES.get(log.status, log.status)
-        if status == stored.status:
+        # A run that was taken up may have ended again as it did before: with another error, at another time.
+        if status == stored.status and (log.status == RUNNING or not has_news):
             return
         if log.error is not None:
             self.client.set_tag(stored.run_id, ERROR_TAG, log.error)
@@ -185,7 +186,7 @@ class RunSender:
         else:
             self.client.set_terminated(stored.run_id, status, end_time=_milliseconds(log.end_time_s))
         stored.status = status
-        stored.artifacts.discard(Path(log.source).name)  # the journal there is of another status
+        stored.artifacts.discard(Path(log.source).name)  # the journal there is an earlier one
 
     def _send_artifacts(self, log: RunLog, stored: _StoredRun) -> None:
         for name, text in log.run.artifacts.items():

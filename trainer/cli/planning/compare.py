@@ -69,7 +69,7 @@ def compare(args: argparse.Namespace, fleets: Sequence[Fleet]) -> int:
         return 0
     print_entries(entries, args.price, plain_console())
     for timing in {c.timing.source: c.timing for c in contenders if c.timing is not None}.values():
-        print(f"times: {timing}; here {timing.per_node} workers a node")
+        print(f"times: {timing}")
     if pictured is not None:
         for left_out in pictured["left_out"]:
             print(f"not in the figure: {left_out}")

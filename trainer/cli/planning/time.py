@@ -69,16 +69,13 @@ def summary(time: RunTime, price: float | None) -> str:
     error = error_text(time.error)
     known = f" {error}" if error else " (too few micro-batches were measured to say how exactly)"
     cost = "" if price is None else f", {cost_of(time, price):,.2f} at {price:g} a worker-hour"
-    return f"{duration(one(time.seconds), time_unit([time.seconds]))}{known}, {hours_text(time)} worker-hours{cost}"
+    whole = duration(one(time.seconds), time_unit([time.seconds]))
+    return f"{whole}{known}, {significant(time.worker_hours)} worker-hours{cost}"
 
 
 def error_text(error: float | None) -> str:
     """A relative error: ± 4.1 %; nothing where it is not known."""
     return "" if error is None else f"± {100 * error:.2g} %"
-
-
-def hours_text(time: RunTime) -> str:
-    return significant(time.worker_hours)
 
 
 def cost_of(time: RunTime, price: float) -> float:

@@ -37,7 +37,8 @@ class Timing:
     def __str__(self) -> str:
         fleet = f"{Fleet.of(self.times.workers)} on {self.times.nodes} node{'s' if self.times.nodes > 1 else ''}"
         hardware = ", ".join(self.calibration.hardware.values())
-        return f"{self.source}, measured {self.calibration.measured_at} with {fleet} ({hardware})"
+        here = f"here {Fleet.of(self.per_node)} a node"
+        return f"{self.source}, measured {self.calibration.measured_at} with {fleet} ({hardware}); {here}"
 
 
 def open_timing(config: TrainConfig, file: str | None = None, per_node: int | None = None) -> Timing | None:

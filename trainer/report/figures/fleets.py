@@ -91,7 +91,7 @@ def fleet_figure(curves: Sequence[FleetCurve], price: float | None) -> Figure:
 def _draw(axes: Axes, curve: FleetCurve) -> None:
     style = style_at(curve.place)
     x, y = _points(curve)
-    label = f"{curve.label}, fleet grows with the batch" if curve.grows else curve.label
+    label = f"{curve.label}, growing fleet" if curve.grows else curve.label
     marker, size = (_GROWING_MARKER, 0.8 * _MARKER_SIZE) if curve.grows else (style.marker, _MARKER_SIZE)
     (line,) = axes.plot(x, y, color=style.colour, marker=marker, markersize=size, linewidth=1.6, label=label)
     line.set_linestyle(_DASHES if curve.grows else "solid")
