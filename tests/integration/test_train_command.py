@@ -135,7 +135,7 @@ def test_a_run_that_is_stopped_is_marked_killed(tmp_path, stop):
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 60
-        while not any("epoch" in path.read_text() for path in tmp_path.glob("*/journal.jsonl")):
+        while not any('"type": "epoch"' in path.read_text() for path in tmp_path.glob("*/journal.jsonl")):
             assert time.monotonic() < deadline, "no epoch within a minute"
             time.sleep(0.2)
         process.send_signal(stop)

@@ -50,7 +50,7 @@ def run_joined(load_setting: Callable[[Launch], str], work: Callable[[Launch, Co
         raise
     fleet.share_threads(launch)
     try:
-        with on_sigterm(interrupt):
+        with on_sigterm(interrupt), interrupts_as_such():
             return work(launch, collective)
     except WorkerError as error:
         say(collective, str(error))
@@ -105,6 +105,17 @@ def on_sigterm(handler: Callable[[int, FrameType | None], None] | signal.Handler
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def interrupts_as_such() -> Iterator[None]:
+    """A signal in the middle of a compiled library's import comes out as that import's failure; not so in here."""
+    try:
+        yield
+    except ImportError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
 
 
 def interrupt(signal_number: int, frame: FrameType | None) -> None:

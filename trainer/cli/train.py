@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from trainer.cli.config_arguments import add_config_arguments
 from trainer.cli.exit_codes import FAILED, FLEET_CHANGES, INTERRUPTED
-from trainer.cli.join import Terminated, first_line, on_sigterm, run_joined, say, say_lost_worker
+from trainer.cli.join import (
+    Terminated,
+    first_line,
+    interrupts_as_such,
+    on_sigterm,
+    run_joined,
+    say,
+    say_lost_worker,
+)
 from trainer.cli.resume_arguments import add_resume_argument, collective_setting, load_alone
 from trainer.config import to_yaml
 from trainer.environment import Launch
@@ -117,7 +125,8 @@ def _run_to_the_end(job: Job, fleet: Fleet, record: Record, console: Console) ->
 
     status, error, figures = "FAILED", None, dict[str, float]()
     try:
-        state, clock = train(job)
+        with interrupts_as_such():
+            state, clock = train(job)
         border = border_ahead(job.schedule, fleet, state, job.collective.world_size)
         if border is not None:
             together(job.collective, job.tracker.event, "fleet", asdict(border))
