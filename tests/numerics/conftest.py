@@ -1,4 +1,4 @@
-"""Folders of real photos."""
+"""What several tests of this tier need: folders of real photos, an empty MLflow store."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from tests.photo_streams import unpacked
+from trainer.tracking.tracking_uri import sqlite_uri
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +41,9 @@ def clothing(tmp_path_factory) -> Path:
         for surplus in sorted(folder.iterdir())[30:]:
             surplus.unlink()
     return data
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of an empty MLflow store."""
+    return sqlite_uri(tmp_path_factory.mktemp("store"))

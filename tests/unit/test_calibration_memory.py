@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,10 +90,9 @@ def four_mebibytes_a_sample(micro_batch):
 
 def needs_peaks():
     try:
-        forget_peak()
-        peak_bytes()
-    except CalibrationError as error:
-        pytest.skip(str(error))
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError as error:
+        pytest.skip(f"this kernel lets no process begin a new peak of memory: {error}")
 
 
 def test_the_peak_is_that_since_it_was_forgotten():

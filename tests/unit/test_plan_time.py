@@ -13,7 +13,7 @@ from tests.simple_calibration import write_simple_calibration
 from trainer.calibration.errors import CalibrationError
 from trainer.cli.main import main
 from trainer.cli.planning.fleet_argument import fleet_text, parse_fleet
-from trainer.cli.planning.timing import open_timing, predicted_time
+from trainer.cli.planning.timing import open_timing
 from trainer.cli.planning.view import plan_document, plan_notes, print_plan
 from trainer.config import load_config
 from trainer.rule import Fleet, FleetStep, PlanError, plan_run
@@ -216,9 +216,10 @@ def test_a_run_records_the_time_by_its_own_calibration(tmp_path: Path) -> None:
     file = write_simple_calibration(tmp_path, HYBRID)
     config = load_config(HYBRID, [f"calibration={file}"])
     plan = plan_run(config.rule_schedule(1440), 1)
-    time = predicted_time(config, plan)
-    assert time is not None
-    assert plan_document(config.name, plan, time)["predicted_seconds"] == pytest.approx(60)
-    assert predicted_time(load_config(HYBRID), plan) is None
+    timing = open_timing(config)
+    assert timing is not None
+    assert timing.fit(config) == config
+    assert plan_document(config.name, plan, timing.predict(plan))["predicted_seconds"] == pytest.approx(60)
+    assert open_timing(load_config(HYBRID)) is None
     with pytest.raises(CalibrationError, match=r"was measured with model\.name small-convnet, and digits-hybrid has"):
-        predicted_time(load_config(HYBRID, [f"calibration={file}", "model.name=resnet-50"]), plan)
+        timing.fit(load_config(HYBRID, [f"calibration={file}", "model.name=resnet-50"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.calibration.errors import CalibrationError
 from trainer.config import TrainConfig, flatten
+from trainer.engine.durable import write_file
 from trainer.rule.all_reduce import Algorithm, AllReduceTime, fit_fabric
 from trainer.rule.errors import PlanError
 from trainer.rule.step_time import LARGEST_SHARING, ComputeTime, StepTimes
@@ -117,12 +117,8 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
-    """Writes the file aside and renames it: a reader never sees half of one. Raises CalibrationError."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes the file; a reader never sees half of one. Raises CalibrationError."""
     try:
-        aside.write_text(calibration.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        write_file(path, f"{calibration.model_dump_json(indent=2)}\n".encode())
     except OSError as error:
         raise CalibrationError(f"{path}: cannot be written ({error.strerror}): choose another --output") from None
-    finally:
-        aside.unlink(missing_ok=True)

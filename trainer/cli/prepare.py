@@ -15,7 +15,7 @@ from trainer.cli.fleet import choose_device
 from trainer.cli.fleet_border import check_elastic
 from trainer.cli.join import check_same_configuration
 from trainer.cli.plan import plan_for_fleet
-from trainer.cli.planning.timing import open_timing, predicted_time
+from trainer.cli.planning.timing import Timing, open_timing
 from trainer.cli.resume import Resumption
 from trainer.collective.agreement import together
 from trainer.collective.collective import Collective
@@ -70,17 +70,18 @@ def prepare(args: argparse.Namespace, launch: Launch, collective: Collective, co
     if promised_size is not None and given.schedule.limits.max_micro_batch != "auto":
         # an impossible fleet is told so before any image is looked for
         together(collective, plan_for_fleet, given, promised_size, fleet)
-    together(collective, lambda: _check_calibration(given) if collective.rank == 0 else None)
+    timing = together(collective, lambda: _open_timing(given, launch) if collective.rank == 0 else None)
     dataset = compose.open_data(given, launch, collective, console)
     config = compose.resolve_max_micro_batch(given, dataset, launch, collective, device)
     plan = together(collective, plan_for_fleet, config, dataset.train_size, fleet)
-    time = predicted_time(config, plan, launch.local_size) if collective.rank == 0 else None
+    time = None if timing is None else timing.predict(plan)
     identity = resume.identity_of(given, dataset.digest)
     resumed = resume.find(args.resume, given, identity, collective, console) if args.resume else None
     return Task(given, config, device, dataset, fleet, plan, time, identity, resumed)
 
 
-def _check_calibration(config: TrainConfig) -> None:
-    timing = open_timing(config)
+def _open_timing(config: TrainConfig, launch: Launch) -> Timing | None:
+    timing = open_timing(config, per_node=launch.local_size)
     if timing is not None:
         timing.fit(config)
+    return timing

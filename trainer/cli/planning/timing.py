@@ -52,12 +52,3 @@ def open_timing(config: TrainConfig, file: str | None = None, per_node: int | No
     calibration = read_calibration(Path(source))
     times = calibration.step_times()
     return Timing(source, calibration, times, per_node or times.per_node)
-
-
-def predicted_time(config: TrainConfig, plan: RunPlan, per_node: int | None = None) -> RunTime | None:
-    """The time of a run by its configuration's calibration; None where it names none. Raises CalibrationError."""
-    timing = open_timing(config, per_node=per_node)
-    if timing is None:
-        return None
-    timing.fit(config)
-    return timing.predict(plan)
