@@ -86,6 +86,11 @@ def evaluation_range(rank: int, world_size: int, dataset_size: int) -> tuple[int
     return rank * dataset_size // world_size, (rank + 1) * dataset_size // world_size
 
 
+def largest_evaluation_share(world_size: int, dataset_size: int) -> int:
+    """Samples of the worker that evaluates the most."""
+    return -(-dataset_size // world_size)
+
+
 def evaluation_batches(rank: int, world_size: int, micro_batch: int, dataset_size: int) -> Iterator[NDArray[np.int64]]:
     """This worker's samples in batches of micro_batch; the last one may be short."""
     first, last = evaluation_range(rank, world_size, dataset_size)

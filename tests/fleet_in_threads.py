@@ -45,6 +45,10 @@ class ThreadCollective:
     def all_reduce(self, tensor):
         return tensor.copy_(sum(self._share(tensor)))
 
+    def all_reduce_later(self, tensor):
+        self.all_reduce(tensor)
+        return lambda: tensor
+
     def broadcast(self, tensor, source_rank=0):
         return tensor.copy_(self._share(tensor)[source_rank])
 

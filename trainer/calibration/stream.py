@@ -20,13 +20,12 @@ from trainer.calibration.stopwatch import (
 from trainer.calibration.subject import Subject
 from trainer.calibration.updates import run_watched
 from trainer.collective.agreement import together
-from trainer.engine.checkpoint import CheckpointFolder, save_checkpoint
 from trainer.engine.errors import TrainingError
 from trainer.engine.evaluate import evaluate
 from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.run_state import Standing
+from trainer.engine.saving import CheckpointWriter, SavingPlan
 from trainer.engine.train import agree_on_decision
-from trainer.engine.weights import save_weights
 from trainer.rule import BatchPlan
 from trainer.rule.all_reduce import fit_nonnegative
 from trainer.rule.step_time import LARGEST_SHARING
@@ -166,16 +165,21 @@ def _evaluation_s(subject: Subject, micro_batch: int, at_most: int, seconds: flo
 
 
 def measure_epoch_ends(subject: Subject, folder: Path, seconds: float) -> float:
-    """Seconds to agree on an epoch's decision, and to save weights and checkpoint to a folder of rank 0's disk."""
-    checkpoints = CheckpointFolder(folder / "checkpoints", {})
+    """Seconds to agree on an epoch's decision, and to save to a folder of rank 0's disk.
+
+    As if the next epoch were over before the last one was written: an upper bound where epochs are longer than that.
+    """
+    writer = CheckpointWriter(folder / "checkpoints", folder / "weights.pt", {}, SavingPlan())
 
     def save() -> None:
         if subject.collective.rank == 0:
-            save_weights(subject.model, folder / "weights.pt")
-            save_checkpoint(checkpoints, Standing(), subject.model, subject.optimizer)
+            writer.save(Standing(), subject.model, subject.optimizer, {})
 
     def once() -> None:
         agree_on_decision(subject.schedule, 0, subject.collective)
         together(subject.collective, save)
 
-    return median_round(subject.collective, subject.device, seconds, once)
+    try:
+        return median_round(subject.collective, subject.device, seconds, once)
+    finally:
+        writer.close()

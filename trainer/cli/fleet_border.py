@@ -65,13 +65,13 @@ def check_workers(border: Border | None, launch: Launch, given: Sequence[str]) -
     started = "1 worker was" if border.present == 1 else f"{border.present} workers were"
     raise FleetError(
         f"{started} started, and the fleet has {border.planned} in epoch {border.epoch}: start "
-        f"{_command(border.planned, launch, given)}, or set fleet=null to train on what there is"
+        f"{launch_command(border.planned, launch, given)}, or set fleet=null to train on what there is"
     )
 
 
 def start_again(border: Border, launch: Launch, arguments: Sequence[str]) -> str:
     """What to say where a run pauses. arguments: those that `trainer train` goes on with."""
-    return f"{_begins(border)}: start again with {_command(border.planned, launch, arguments)}"
+    return f"{_begins(border)}: start again with {launch_command(border.planned, launch, arguments)}"
 
 
 def waiting(border: Border) -> str:
@@ -88,8 +88,8 @@ def _begins(border: Border) -> str:
     return f"epoch {border.epoch} begins with {border.planned} worker" + ("" if border.planned == 1 else "s")
 
 
-def _command(workers: int, launch: Launch, arguments: Sequence[str]) -> str:
-    """How the launcher starts that many workers."""
+def launch_command(workers: int, launch: Launch, arguments: Sequence[str]) -> str:
+    """How the launcher starts that many workers of `trainer train` with these arguments."""
     train = shlex.join(["trainer", "train", *arguments])
     if launch.launcher in ("horovodrun", "mpirun"):
         return f"{launch.launcher} -np {workers} {train}"

@@ -19,9 +19,10 @@ from trainer import __version__
 from trainer.cli.planning.view import plan_document, print_plan
 from trainer.cli.prepare import Task
 from trainer.config import flatten, to_yaml
-from trainer.engine.checkpoint import FOLDER_NAME, CheckpointFolder
+from trainer.engine.checkpoint import FOLDER_NAME
 from trainer.engine.clock import Clock
 from trainer.engine.run_state import RunState
+from trainer.engine.saving import CheckpointWriter, SavingPlan
 from trainer.environment import mlflow_tracking_uri
 from trainer.tracking import (
     FILE_NAME,
@@ -51,9 +52,11 @@ class Record:
     def weights_path(self) -> Path | None:
         return None if self.folder is None else self.folder / WEIGHTS_NAME
 
-    def checkpoints(self, identity: Mapping[str, str]) -> CheckpointFolder | None:
-        """Where the run's checkpoints go, which are of this identity."""
-        return None if self.folder is None else CheckpointFolder(self.folder / FOLDER_NAME, identity)
+    def checkpoint_writer(self, identity: Mapping[str, str], plan: SavingPlan) -> CheckpointWriter | None:
+        """What writes the run's checkpoints, which are of this identity."""
+        if self.folder is None:
+            return None
+        return CheckpointWriter(self.folder / FOLDER_NAME, self.folder / WEIGHTS_NAME, identity, plan)
 
     def close(self, status: str, figures: Mapping[str, float], error: str | None) -> None:
         """Ends the record; one that cannot be written says so, and changes nothing else any more."""
@@ -103,7 +106,8 @@ def open_record(task: Task, about: Mapping[str, str], console: Console) -> Recor
         state = resumed.standing.state
         fields = {"epoch": state.next_epoch, "samples_seen": state.samples_seen, "workers": int(about["world_size"])}
         tracker.event("resume", fields)
-        console.print(f"resumed after {state.samples_seen:,} samples: epoch {state.next_epoch} is next")
+        left = "is next" if state.part is None else "goes on"
+        console.print(f"resumed after {state.samples_seen:,} samples: epoch {state.next_epoch} {left}")
     return Record(tracker, open_progress(console, config.schedule.epochs, plan.total_samples), folder)
 
 

@@ -23,7 +23,7 @@ from trainer.cli.resume_arguments import (
 from trainer.collective.agreement import broadcast_text, together
 from trainer.collective.collective import Collective
 from trainer.config import TrainConfig, flatten
-from trainer.engine.checkpoint import FOLDER_NAME, Checkpoint, newest_checkpoint
+from trainer.engine.checkpoint import FOLDER_NAME, Checkpoint, checkpoints_in, newest_checkpoint, read_checkpoint
 from trainer.engine.errors import CheckpointError
 from trainer.engine.run_state import Standing
 from trainer.tracking import FILE_NAME, FINISHED, TrackingError, read_journal
@@ -34,6 +34,7 @@ _DATA, _VERSION = "the data set's digest", "the trainer's version"
 _MAY_CHANGE = (
     "output",
     "tracking.",
+    "checkpoints.",
     "collective",
     "device",
     "fleet",
@@ -91,7 +92,7 @@ def find(
             return None
         if wanted == AUTO:
             return _newest_unfinished(Path(config.output), identity, console)
-        return _resumption(Path(wanted), identity)
+        return _resumption(Path(wanted), identity, console)
 
     found = together(collective, look)
     fields = None if found is None else {"standing": asdict(found.standing), "is_finished": found.is_finished}
@@ -101,11 +102,11 @@ def find(
     return Resumption(Standing.from_fields(heard["standing"]), heard["is_finished"])
 
 
-def _resumption(folder: Path, identity: Mapping[str, str]) -> Resumption:
+def _resumption(folder: Path, identity: Mapping[str, str], console: Console) -> Resumption:
     log = journal_of(folder)
-    checkpoint = newest_checkpoint(folder / FOLDER_NAME)
+    checkpoint = _newest_whole(folder, console)
     if checkpoint is None:
-        raise ResumeError(f"{folder}: has no checkpoint, as a run that ended within its first epoch: train anew")
+        raise ResumeError(f"{folder}: has no checkpoint, as a run that ended before its first: train anew")
     _check_identity(folder, checkpoint.identity, identity)
     return Resumption(checkpoint.standing, log.status == FINISHED, folder, log.run.run_uid, checkpoint)
 
@@ -114,20 +115,37 @@ def _newest_unfinished(output: Path, identity: Mapping[str, str], console: Conso
     candidates: list[tuple[float, Resumption]] = []
     for folder in sorted(path.parent for path in output.glob(f"*/{FILE_NAME}")):
         try:
-            checkpoint = newest_checkpoint(folder / FOLDER_NAME)
-            if checkpoint is None or checkpoint.identity != identity:
+            if not _may_be(folder, identity):
                 continue
             log = read_journal(folder / FILE_NAME)
+            if log.status == FINISHED or (checkpoint := _newest_whole(folder, console)) is None:
+                continue
         except (CheckpointError, TrackingError) as error:
             console.print(f"warning: --resume auto passes over {folder} ({error})")
             continue
-        if log.status != FINISHED:
-            resumption = Resumption(checkpoint.standing, False, folder, log.run.run_uid, checkpoint)
-            candidates.append((log.start_time_s, resumption))
+        resumption = Resumption(checkpoint.standing, False, folder, log.run.run_uid, checkpoint)
+        candidates.append((log.start_time_s, resumption))
     if not candidates:
         console.print(f"--resume auto: {output} holds no unfinished run of this configuration: a new one starts")
         return None
     return max(candidates, key=lambda candidate: candidate[0])[1]
+
+
+def _may_be(folder: Path, identity: Mapping[str, str]) -> bool:
+    """Whether some checkpoint of the run is of this identity, or none can be read."""
+    errors = []
+    for path in checkpoints_in(folder / FOLDER_NAME):
+        try:
+            return read_checkpoint(path).identity == identity
+        except CheckpointError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return False
+
+
+def _newest_whole(folder: Path, console: Console) -> Checkpoint | None:
+    return newest_checkpoint(folder / FOLDER_NAME, lambda damage: console.print(f"warning: {damage}"))
 
 
 def _check_identity(folder: Path, then: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 import time
 from dataclasses import asdict
@@ -12,17 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from trainer.cli.config_arguments import add_config_arguments
-from trainer.cli.exit_codes import FAILED, FLEET_CHANGES, INTERRUPTED
-from trainer.cli.join import (
-    Terminated,
-    first_line,
-    interrupts_as_such,
-    on_sigterm,
-    run_joined,
-    say,
-    say_lost_worker,
-)
+from trainer.cli.exit_codes import FAILED, FLEET_CHANGES, STOPPED
+from trainer.cli.join import first_line, run_joined, say, say_lost_worker
 from trainer.cli.resume_arguments import add_resume_argument, collective_setting, load_alone
+from trainer.cli.signals import StopSignals, stop_signals
 from trainer.config import to_yaml
 from trainer.environment import Launch
 
@@ -68,6 +60,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
     from trainer.collective.agreement import together
     from trainer.engine.checkpoint import restore
     from trainer.engine.job import Job
+    from trainer.engine.saving import SavingPlan
 
     console = plain_console(quiet=collective.rank != 0)
     task = prepare(args, launch, collective, console)
@@ -85,66 +78,71 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
     if task.resumed is not None:
         restore(task.resumed.checkpoint, parts.model, parts.optimizer, collective)
     about = compose.describe(config, launch, collective, task.dataset, parts, device)
-    record = together(collective, lambda: open_record(task, about, console) if collective.rank == 0 else NO_RECORD)
-    job = Job(
-        schedule=task.schedule,
-        collective=collective,
-        model=parts.model,
-        optimizer=parts.optimizer,
-        pipeline=parts.pipeline,
-        tracker=record.tracker,
-        progress=record.progress,
-        device=device,
-        target_top1=config.target_top1,
-        autocast_to=compose.autocast_type(config),
-        fleet=task.fleet,
-        seed=config.seed,
-        start=task.start,
-        weights_path=record.weights_path,
-        checkpoints=record.checkpoints(task.identity),
-    )
-    with contextlib.closing(parts.pipeline):
-        code, border = _run_to_the_end(job, task.fleet, record, console)
-    if border is None:
-        return code
-    if border.is_waited_for(launch):
+    with stop_signals() as signals:
+        record = together(collective, lambda: open_record(task, about, console) if collective.rank == 0 else NO_RECORD)
+        saving = SavingPlan(**config.checkpoints.model_dump())
+        job = Job(
+            schedule=task.schedule,
+            collective=collective,
+            model=parts.model,
+            optimizer=parts.optimizer,
+            pipeline=parts.pipeline,
+            tracker=record.tracker,
+            progress=record.progress,
+            device=device,
+            target_top1=config.target_top1,
+            autocast_to=compose.autocast_type(config),
+            fleet=task.fleet,
+            seed=config.seed,
+            start=task.start,
+            saving=saving,
+            writer=record.checkpoint_writer(task.identity, saving),
+            wants_stop=lambda: signals.is_stop_wanted,
+        )
+        with contextlib.closing(parts.pipeline):
+            code, border = _run_to_the_end(job, task.fleet, record, console, signals)
+        # Overrides of a run that was taken up are in no record: they are to be given again.
+        arguments = ["--resume", str(record.folder)] if task.resumed is None else given
+        if code == STOPPED:
+            again = fleet_border.launch_command(collective.world_size, launch, arguments)
+            say(collective, f"{signals.text}: stopped and saved; go on with {again}")
+        if border is not None and not border.is_waited_for(launch):
+            say(collective, fleet_border.start_again(border, launch, arguments))
+    if border is not None and border.is_waited_for(launch):
         return _wait(border, collective)
-    # Overrides of a run that was taken up are in no record: they are to be given again.
-    arguments = ["--resume", str(record.folder)] if task.resumed is None else given
-    say(collective, fleet_border.start_again(border, launch, arguments))
     return code
 
 
-def _run_to_the_end(job: Job, fleet: Fleet, record: Record, console: Console) -> tuple[int, Border | None]:
-    """Trains, and closes the record with how it went: FINISHED, PAUSED at a border of the fleet, FAILED or KILLED."""
+def _run_to_the_end(
+    job: Job, fleet: Fleet, record: Record, console: Console, signals: StopSignals
+) -> tuple[int, Border | None]:
+    """Trains, and closes the record with how it went: FINISHED, FAILED, or PAUSED by a signal or the fleet's border."""
     from trainer.cli.fleet_border import border_ahead
     from trainer.cli.record import closing_line, summary
     from trainer.collective.agreement import WorkerError, together
     from trainer.engine.errors import TrainingError
+    from trainer.engine.run_state import epoch_ahead
     from trainer.engine.train import train
 
     status, error, figures = "FAILED", None, dict[str, float]()
     try:
-        with interrupts_as_such():
-            state, clock = train(job)
+        state, clock = train(job)
         border = border_ahead(job.schedule, fleet, state, job.collective.world_size)
         if border is not None:
             together(job.collective, job.tracker.event, "fleet", asdict(border))
             status = "PAUSED"
             return FLEET_CHANGES, border
+        if epoch_ahead(job.schedule, fleet, state) is not None:
+            stop = {"reason": signals.text, "epoch": state.next_epoch, "samples_seen": state.samples_seen}
+            together(job.collective, job.tracker.event, "stop", stop)
+            status = "PAUSED"
+            return STOPPED, None
         status, figures = "FINISHED", summary(state, clock, job.target_top1)
         return 0, None
-    except KeyboardInterrupt as stop:
-        status = "KILLED"
-        error = "ended by SIGTERM, or another worker has ended" if isinstance(stop, Terminated) else "interrupted"
-        return INTERRUPTED, None
-    except TrainingError as failure:
+    except (TrainingError, WorkerError) as failure:
         error = str(failure)
         say(job.collective, error)
         return FAILED, None
-    except WorkerError as failure:
-        error = str(failure)
-        raise
     except Exception as failure:
         if not job.collective.is_lost_worker(failure):
             error = first_line(failure)
@@ -152,9 +150,7 @@ def _run_to_the_end(job: Job, fleet: Fleet, record: Record, console: Console) ->
         error = say_lost_worker(job.collective, failure)
         return FAILED, None
     finally:
-        # Whoever ends the job has been heard; the record is closed in bounded time. A second Ctrl-C cuts that short.
-        with on_sigterm(signal.SIG_IGN), contextlib.suppress(KeyboardInterrupt):
-            record.close(status, figures, error)
+        record.close(status, figures, error)
         if figures:
             console.print(closing_line(figures, record))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -38,6 +39,11 @@ class Collective(Protocol):
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum over all workers, in place and returned; integers exactly."""
+        ...
+
+    def all_reduce_later(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begins an all_reduce that travels beside what is done next, at most one at a time; what it returns waits for
+        the sum."""
         ...
 
     def broadcast(self, tensor: Tensor, source_rank: int = 0) -> Tensor:

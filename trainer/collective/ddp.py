@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -58,6 +59,15 @@ class DdpCollective:
     def all_reduce(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
         return tensor
+
+    def all_reduce_later(self, tensor: Tensor) -> Callable[[], Tensor]:
+        work = dist.all_reduce(tensor, async_op=True)
+
+        def arrived() -> Tensor:
+            work.wait()
+            return tensor
+
+        return arrived
 
     def broadcast(self, tensor: Tensor, source_rank: int = 0) -> Tensor:
         dist.broadcast(tensor, source_rank)

@@ -7,6 +7,7 @@ one group is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import horovod.torch as hvd
@@ -41,6 +42,15 @@ class HorovodCollective:
     def all_reduce(self, tensor: Tensor) -> Tensor:
         hvd.allreduce_(tensor, op=hvd.Sum, name="all_reduce")
         return tensor
+
+    def all_reduce_later(self, tensor: Tensor) -> Callable[[], Tensor]:
+        handle = hvd.allreduce_async_(tensor, op=hvd.Sum, name="all_reduce_later")
+
+        def arrived() -> Tensor:
+            hvd.synchronize(handle)
+            return tensor
+
+        return arrived
 
     def broadcast(self, tensor: Tensor, source_rank: int = 0) -> Tensor:
         hvd.broadcast_(tensor, root_rank=source_rank, name="broadcast")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ class LocalCollective:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         return tensor
+
+    def all_reduce_later(self, tensor: Tensor) -> Callable[[], Tensor]:
+        return lambda: tensor
 
     def broadcast(self, tensor: Tensor, source_rank: int = 0) -> Tensor:
         return tensor

@@ -41,7 +41,10 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Where images come from. train_size lets `trainer plan` work before the data are there; training checks it."""
+    """Where images come from. train_size lets `trainer plan` work before the data are there; training checks it.
+
+    max_unreadable: files that may turn out to be unreadable before the run stops; other images stand in for them.
+    """
 
     format: Literal["digits", "folder", "cifar10"] = "digits"
     path: str | None = None
@@ -55,6 +58,7 @@ class DataConfig(Section):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
     threads: int | None = Field(default=None, ge=1)
+    max_unreadable: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> DataConfig:
@@ -114,6 +118,14 @@ class OptimizerConfig(Section):
         return AdamConstants(**{key: value for key, value in given.items() if value is not None})
 
 
+class CheckpointConfig(Section):
+    """When a run is saved, beside at its end; the newest `keep` checkpoints stay, and the best."""
+
+    every_epochs: int = Field(default=1, ge=1)
+    every_minutes: float | None = Field(default=10.0, gt=0)
+    keep: int = Field(default=2, ge=1)
+
+
 class TrackingConfig(Section):
     """mlflow: "auto" (MLFLOW_TRACKING_URI, else a file in the output folder), "off", or the address of a server.
 
@@ -150,6 +162,7 @@ class TrainConfig(Section):
     collective: Literal["auto", "local", "ddp", "horovod"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoints: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @field_validator("fleet")

@@ -4,9 +4,9 @@
                                model.pt        the network's state dict
                                optimizer.pt    the optimizer's
                                SHA256SUMS      of the three; `sha256sum -c` reads it
+    checkpoints/best                           a link to the one that was evaluated best
 
-Rank 0 writes and reads; the others hear of it from rank 0, so only its host need have the folder. After an evaluation
-the running statistics are the same on all workers (the evaluation has averaged them), so rank 0's are everybody's.
+Rank 0 writes and reads; the others hear of it from rank 0, so only its host need have the folder.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -23,21 +23,13 @@ from torch.optim import Optimizer
 
 from trainer.collective.agreement import broadcast_bytes, together
 from trainer.collective.collective import Collective
-from trainer.engine.durable import remove_folder, remove_leftovers, write_folder
+from trainer.engine.durable import Content, remove_folder, remove_leftovers, write_folder, write_link
 from trainer.engine.errors import CheckpointError
-from trainer.engine.run_state import Standing
-from trainer.engine.tensors import from_bytes, to_bytes
+from trainer.engine.run_state import RunState, Standing
+from trainer.engine.tensors import from_bytes
 
-FOLDER_NAME = "checkpoints"
-_STATE, _MODEL, _OPTIMIZER, _SUMS = "state.json", "model.pt", "optimizer.pt", "SHA256SUMS"
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointFolder:
-    """Where a run keeps its checkpoints. identity: what must be the same to go on from them, name -> value."""
-
-    path: Path
-    identity: Mapping[str, str]
+FOLDER_NAME, BEST = "checkpoints", "best"
+STATE, MODEL, OPTIMIZER, _SUMS = "state.json", "model.pt", "optimizer.pt", "SHA256SUMS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +41,10 @@ class Checkpoint:
     standing: Standing
 
 
-def save_checkpoint(folder: CheckpointFolder, standing: Standing, model: nn.Module, optimizer: Optimizer) -> None:
-    """Writes a checkpoint, and then removes the older ones. Raises CheckpointError; the older ones stay then."""
-    path = folder.path / str(standing.state.samples_seen)
-    state = json.dumps({"identity": dict(folder.identity), "standing": asdict(standing)}, indent=1)
-    files = {
-        _STATE: state.encode(),
-        _MODEL: to_bytes(model.state_dict()),
-        _OPTIMIZER: to_bytes(optimizer.state_dict()),
-    }
+def write_checkpoint(folder: Path, samples_seen: int, files: Mapping[str, Content]) -> None:
+    """Writes the files of a checkpoint (STATE, MODEL, OPTIMIZER) and their sums. Raises CheckpointError; what was there
+    before stays then."""
+    path = folder / str(samples_seen)
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     try:
         write_folder(path, {**files, _SUMS: sums.encode()})
@@ -65,26 +52,63 @@ def save_checkpoint(folder: CheckpointFolder, standing: Standing, model: nn.Modu
         raise CheckpointError(
             f"{path}: cannot write the checkpoint ({error.strerror}): make room, then resume from the one before it"
         ) from error
-    for older in filter(_is_checkpoint, list(folder.path.iterdir())):
-        if older != path:
+
+
+def keep_newest_and_best(folder: Path, newest: int) -> None:
+    """Removes all checkpoints but so many of the newest, and the one that was evaluated best, which BEST then links."""
+    checkpoints = checkpoints_in(folder)
+    # Among equals the earliest; one in the middle of an epoch has no evaluation of its own.
+    evaluated = [(state.last_top1, -state.samples_seen, path) for path in checkpoints if (state := _evaluated(path))]
+    best = max(evaluated)[-1] if evaluated else None
+    for path in checkpoints[newest:]:
+        if path != best:
             with contextlib.suppress(OSError):  # tried again next time
-                remove_folder(older)
-    remove_leftovers(folder.path)
+                remove_folder(path)
+    if best is not None:
+        with contextlib.suppress(OSError):  # a file system without links
+            write_link(folder / BEST, best.name)
+    remove_leftovers(folder)
 
 
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The checkpoint that is furthest on of those in the folder, or None. Raises CheckpointError if it is damaged."""
-    paths = filter(_is_checkpoint, folder.glob("*"))
-    path = max(paths, key=lambda path: int(path.name), default=None)
-    if path is None:
-        return None
-    content = _read(path / _STATE)
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run, damaged ones too; that which is furthest on comes first."""
+    paths = (path for path in folder.glob("*") if path.name.isascii() and path.name.isdigit())
+    return sorted(paths, key=lambda path: int(path.name), reverse=True)
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint that is furthest on of those in the folder that are whole; None where there is no checkpoint.
+
+    say is told what is wrong with each that is passed over. Raises CheckpointError where none is whole.
+    """
+    failure: CheckpointError | None = None
+    for path in checkpoints_in(folder):
+        try:
+            checkpoint = read_checkpoint(path)
+            for name in (MODEL, OPTIMIZER):
+                _read(path / name)
+        except CheckpointError as error:
+            if failure is not None:
+                say(str(failure))
+            failure = error
+            continue
+        if failure is not None:
+            say(f"{failure}; the one before it is used, {path.name} samples into the run")
+        return checkpoint
+    if failure is not None:
+        raise failure
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """What a checkpoint's state.json says. Raises CheckpointError if it is damaged."""
+    content = _read(path / STATE)
     try:
         saved = json.loads(content)
-        return Checkpoint(path, saved["identity"], Standing.from_fields(saved["standing"]))
+        return Checkpoint(path, dict(saved["identity"]), Standing.from_fields(saved["standing"]))
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(
-            f"{path / _STATE}: is none that this version can read: resume with the version that wrote it"
+            f"{path / STATE}: is none that this version can read: resume with the version that wrote it"
         ) from None
 
 
@@ -97,22 +121,26 @@ def restore(checkpoint: Checkpoint | None, model: nn.Module, optimizer: Optimize
     def load_network() -> bytes:
         if checkpoint is None:
             return b""
-        network = _read(checkpoint.path / _MODEL)
-        with _fitting(checkpoint.path / _MODEL):
+        network = _read(checkpoint.path / MODEL)
+        with _fitting(checkpoint.path / MODEL):
             model.load_state_dict(from_bytes(network))
-        return _read(checkpoint.path / _OPTIMIZER)
+        return _read(checkpoint.path / OPTIMIZER)
 
     content = broadcast_bytes(collective, together(collective, load_network))
 
     def load_optimizer() -> None:
-        with _fitting(Path(_OPTIMIZER) if checkpoint is None else checkpoint.path / _OPTIMIZER):
+        with _fitting(Path(OPTIMIZER) if checkpoint is None else checkpoint.path / OPTIMIZER):
             optimizer.load_state_dict(from_bytes(content))
 
     together(collective, load_optimizer)
 
 
-def _is_checkpoint(path: Path) -> bool:
-    return path.name.isascii() and path.name.isdigit()
+def _evaluated(path: Path) -> RunState | None:
+    with contextlib.suppress(CheckpointError):
+        state = read_checkpoint(path).standing.state
+        if state.part is None and state.next_epoch > 0:
+            return state
+    return None
 
 
 def _read(path: Path) -> bytes:

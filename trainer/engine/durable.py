@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -34,27 +35,52 @@ def write_folder(path: Path, files: Mapping[str, Content]) -> None:
         for name, content in files.items():
             _write(aside / name, content)
         _sync(aside)
-        remove_folder(path)
+        before = _set_aside(path)
         os.rename(aside, path)
         _sync(path.parent)
         _sync(path.parent.parent)  # path.parent may be new as well
+        if before is not None:
+            shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
     """Removes the folder, if it is there; nobody sees a part of it under its name."""
-    if path.exists():
-        aside = path.with_name(f"{_aside(path).name}.old")
-        os.rename(path, aside)
+    aside = _set_aside(path)
+    if aside is not None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the folders that write_folder and remove_folder left in this one when their process was killed."""
+    """Removes what the functions above left in this folder when their process was killed."""
     for path in list(folder.iterdir()):
-        if _LEFTOVER.fullmatch(path.name) and path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+        if _LEFTOVER.fullmatch(path.name):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):  # tried again next time
+                    path.unlink()
+
+
+def write_link(path: Path, target: str) -> None:
+    """Makes path a symbolic link to the target; one that was there before is replaced. Raises OSError."""
+    aside = _aside(path)
+    aside.unlink(missing_ok=True)
+    try:
+        os.symlink(target, aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _set_aside(path: Path) -> Path | None:
+    """Takes the folder out of the way, if it is there; returns where it is now."""
+    if not path.exists():
+        return None
+    aside = path.with_name(f"{_aside(path).name}.old")
+    os.rename(path, aside)
+    return aside
 
 
 def _aside(path: Path) -> Path:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.collective.agreement import together
 from trainer.collective.collective import Collective
 from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.update import autocast
+
+Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +34,27 @@ def evaluate(
     collective: Collective,
     device: torch.device,
     autocast_to: torch.dtype | None = None,
+    paced: Callable[[Batches], Batches] = iter,
 ) -> Evaluation:
     """Evaluates the model on this worker's share of the images (possibly none) and adds up over workers.
 
-    Raises WorkerError on every rank where an image could not be decoded on any.
+    paced: what the batches go through, and what may end the evaluation by raising. Raises WorkerError on every rank
+    where an image could not be decoded on any.
     """
     average_running_statistics(model, collective)
     counts = torch.zeros(3, dtype=torch.int64, device=device)  # images, first guess right, among the first five
     loss = torch.zeros((), dtype=torch.float64, device=device)
     model.eval()
-    with torch.inference_mode():
-        for batch, labels in images.for_evaluation():
-            with autocast(device, autocast_to):
-                logits = model(batch)
-            loss += F.cross_entropy(logits.float(), labels, reduction="sum").double()
-            guesses = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            counts += torch.stack([torch.tensor(len(labels), device=device), guesses[:, 0].sum(), guesses.sum()])
-    model.train()
+    try:
+        with torch.inference_mode():
+            for batch, labels in paced(images.for_evaluation()):
+                with autocast(device, autocast_to):
+                    logits = model(batch)
+                loss += F.cross_entropy(logits.float(), labels, reduction="sum").double()
+                guesses = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+                counts += torch.stack([torch.tensor(len(labels), device=device), guesses[:, 0].sum(), guesses.sum()])
+    finally:
+        model.train()
     together(collective, images.raise_failure)
     images_seen, top1, top5 = collective.all_reduce(counts).tolist()
     total_loss = float(collective.all_reduce(loss))
@@ -57,9 +64,15 @@ def evaluate(
 
 def average_running_statistics(model: nn.Module, collective: Collective) -> None:
     """Makes the running statistics of every kind of batch norm the mean over workers, before they are used."""
-    buffers = [buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+    for name, mean in mean_running_statistics(model, collective).items():
+        model.get_buffer(name).copy_(mean)
+
+
+def mean_running_statistics(model: nn.Module, collective: Collective) -> dict[str, Tensor]:
+    """The running statistics of every kind of batch norm, by name: their mean over workers."""
+    buffers = {name: each for name, each in model.named_buffers() if name.endswith(("running_mean", "running_var"))}
     if not buffers or collective.world_size == 1:
-        return
-    flat = collective.all_reduce(torch.cat([buffer.reshape(-1) for buffer in buffers])) / collective.world_size
-    for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+        return {name: buffer.clone() for name, buffer in buffers.items()}
+    flat = collective.all_reduce(torch.cat([each.reshape(-1) for each in buffers.values()])) / collective.world_size
+    means = flat.split([each.numel() for each in buffers.values()])
+    return {name: mean.view_as(each) for (name, each), mean in zip(buffers.items(), means, strict=True)}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -13,8 +12,8 @@ from torch.optim import Optimizer
 
 from dali_pipelines.sample_order import Shard
 from trainer.collective.collective import Collective
-from trainer.engine.checkpoint import CheckpointFolder
 from trainer.engine.run_state import Standing
+from trainer.engine.saving import CheckpointWriter, SavingPlan
 from trainer.rule import EpochDecision, Fleet, Schedule
 
 
@@ -22,6 +21,7 @@ class InputPipeline(Protocol):
     """How samples become tensors: images (n, 3, image_size, image_size) float32 and labels (n,) int64 on the device."""
 
     image_size: int
+    validation_size: int
 
     def batches(self, shard: Shard) -> Iterator[tuple[Tensor, Tensor]]: ...
     def evaluation_batches(self, rank: int, world_size: int, micro_batch: int) -> Iterator[tuple[Tensor, Tensor]]: ...
@@ -47,8 +47,8 @@ class Job:
     """All that the loop works with. Tracker and progress do nothing on ranks other than 0.
 
     fleet: how many workers the epochs are to have; None: as many as there are. start: where the run goes on, with model
-    and optimizer as they were then. seed: of what a network draws (dropout). weights_path and checkpoints: where rank 0
-    keeps the newest weights and the newest checkpoint; None keeps none.
+    and optimizer as they were then. seed: of what a network draws (dropout). saving: when checkpoints are made;
+    writer: rank 0's, None keeps none. wants_stop: whether this worker was asked to end the run.
     """
 
     schedule: Schedule
@@ -64,5 +64,6 @@ class Job:
     fleet: Fleet | None = None
     seed: int = 0
     start: Standing = field(default_factory=Standing)
-    weights_path: Path | None = None
-    checkpoints: CheckpointFolder | None = None
+    saving: SavingPlan = field(default_factory=SavingPlan)
+    writer: CheckpointWriter | None = None
+    wants_stop: Callable[[], bool] = lambda: False

@@ -21,10 +21,21 @@ class TargetReached:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochPart:
+    """What is trained of an epoch: updates, samples, the sum of the updates' mean losses over all workers, seconds."""
+
+    updates: int = 0
+    samples: int = 0
+    loss_sum: float = 0.0
+    train_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class RunState:
     """samples_seen is the position of the next update in the stream; updates are reported, never used to schedule.
 
-    next_epoch: the first (from 0) that is not done yet. best_top1 and last_top1 are shares in [0, 1].
+    next_epoch: the first (from 0) that is not done yet; part: what is trained of it, None where nothing is. When all of
+    it is, its evaluation is still to come. best_top1 and last_top1 are shares in [0, 1].
     """
 
     samples_seen: int = 0
@@ -33,6 +44,7 @@ class RunState:
     best_top1: float = 0.0
     last_top1: float = 0.0
     target: TargetReached | None = None
+    part: EpochPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +61,15 @@ class Standing:
         state = dict(fields["state"])
         if state["target"] is not None:
             state["target"] = TargetReached(**state["target"])
+        if state["part"] is not None:
+            state["part"] = EpochPart(**state["part"])
         return Standing(RunState(**state), dict(fields["seconds"]), fields["elapsed_s"])
 
 
 def epoch_ahead(schedule: Schedule, fleet: Fleet, state: RunState) -> int | None:
-    """The epoch in which the next update starts, on the fleet of that epoch; None where the run is complete."""
+    """The epoch that is to be trained or evaluated next, on its fleet; None where the run is complete."""
+    if state.part is not None:
+        return state.next_epoch
     for epoch in range(state.next_epoch, math.ceil(schedule.epochs)):
         decision = decide(schedule, epoch, fleet.workers_at(epoch))
         if updates_in_epoch(schedule, decision, state.samples_seen) > 0:

@@ -2,62 +2,76 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-import torch
-from torch import nn
+from torch import Tensor
 
-from dali_pipelines.sample_order import Shard
+from dali_pipelines.sample_order import largest_evaluation_share
 from trainer.collective.agreement import broadcast_text, first_rank_that_differs, together
 from trainer.collective.collective import Collective
-from trainer.engine.checkpoint import save_checkpoint
+from trainer.engine.ballot import Ballot, StopAgreed
 from trainer.engine.clock import Clock
+from trainer.engine.epoch import train_epoch, where
 from trainer.engine.errors import TrainingError
-from trainer.engine.evaluate import Evaluation, evaluate
+from trainer.engine.evaluate import Evaluation, evaluate, mean_running_statistics
 from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.job import Job
-from trainer.engine.optimizer import apply_decision
-from trainer.engine.run_state import RunState, Standing, TargetReached, epoch_ahead
-from trainer.engine.update import run_update, seed_update
-from trainer.engine.weights import save_weights
-from trainer.rule import EpochDecision, Fleet, Schedule, decide, updates_in_epoch, warmup_factor
+from trainer.engine.run_state import EpochPart, RunState, Standing, TargetReached, epoch_ahead
+from trainer.rule import EpochDecision, Fleet, Schedule, decide
 
 
 def train(job: Job) -> tuple[RunState, Clock]:
-    """Runs the schedule to its end, or to an epoch that is planned for another number of workers; returns where the job
-    stands then and where the time went.
+    """Runs the schedule to its end, to an epoch that is planned for another number of workers, or to where all workers
+    agree to stop because one was asked to; returns where the job stands then, saved, and where the time went.
 
     Raises TrainingError where a loss or a gradient stops being finite, and WorkerError where an image cannot be decoded
     or the record cannot be written: on every rank, at the same place.
     """
+    with contextlib.ExitStack() as stack:
+        if job.writer is not None:
+            stack.callback(job.writer.close)  # whatever happens, what is being written becomes whole
+        return _train(job)
+
+
+def _train(job: Job) -> tuple[RunState, Clock]:
     module = job.collective.wrap(job.model)
     fleet = job.fleet or Fleet.of(job.collective.world_size)
     state, clock = job.start.state, Clock(job.start.seconds, job.start.elapsed_s)
+    ballot = Ballot(job.collective, job.wants_stop, lambda: job.writer is not None and job.writer.is_due())
+    saved: RunState | None = None
+
+    def save(state: RunState) -> None:
+        nonlocal saved
+        # After an evaluation they are the same on all workers; in the middle of an epoch each has its own.
+        averaged = {} if state.part is None else mean_running_statistics(job.model, job.collective)
+        with clock.measure("record"):
+            together(job.collective, _save, job, state, clock, averaged)
+        saved = state
+
+    stop = False
     while (epoch := epoch_ahead(job.schedule, fleet, state)) is not None:
-        if fleet.workers_at(epoch) != job.collective.world_size:
+        if fleet.workers_at(epoch) != job.collective.world_size or (stop := ballot.held().stop):
             break
         decision = agree_on_decision(job.schedule, epoch, job.collective)
         together(job.collective, job.tracker.event, "decision", asdict(decision))
-        before, seconds_before = state.samples_seen, clock.seconds["train"]
-        with clock.measure("train"):
-            state, train_loss = _train_epoch(job, module, decision, state, clock)
-        speed = (state.samples_seen - before) / (clock.seconds["train"] - seconds_before)
-        with clock.measure("evaluate"):
-            share = job.collective.rank, job.collective.world_size, job.schedule.max_micro_batch
-            images = GuardedInput(lambda share=share: job.pipeline.evaluation_batches(*share))
-            evaluation = evaluate(job.model, images, job.collective, job.device, job.autocast_to)
-        with clock.measure("record"):
-            state = _note(job, state, evaluation, clock)
-            lr = job.optimizer.param_groups[0]["lr"]  # that of the last update: warm-up included
-            metrics = _metrics(decision, lr, train_loss, speed, evaluation, state, clock)
-            together(job.collective, _record, job, epoch + 1, metrics)
-        if not (math.isfinite(train_loss) and math.isfinite(evaluation.loss)):
-            raise TrainingError(f"the loss is not finite after {_where(decision, state, lr)}")
-        state = replace(state, next_epoch=epoch + 1)
-        with clock.measure("record"):
-            together(job.collective, _save, job, state, clock)
+        state, stop = train_epoch(job, module, decision, state, clock, ballot, save)
+        if stop:
+            break
+        try:
+            with clock.measure("evaluate"):
+                evaluation = _evaluate(job, ballot)
+        except StopAgreed:
+            break
+        state = _finish_epoch(job, decision, state, evaluation, clock)
+        if (epoch + 1) % job.saving.every_epochs == 0:
+            save(state)
+    if saved != state:
+        save(state)
+    with clock.measure("record"):
+        together(job.collective, lambda: None if job.writer is None else job.writer.finish())
     return state, clock
 
 
@@ -71,38 +85,33 @@ def agree_on_decision(schedule: Schedule, epoch: int, collective: Collective) ->
     return heard
 
 
-def _train_epoch(
-    job: Job, module: nn.Module, decision: EpochDecision, state: RunState, clock: Clock
-) -> tuple[RunState, float]:
-    """All updates that start in the decision's epoch; returns the new state and the mean loss over their samples."""
-    schedule, collective, plan = job.schedule, job.collective, decision.plan
-    updates = updates_in_epoch(schedule, decision, state.samples_seen)
-    end = state.samples_seen + updates * plan.global_batch
-    shard = Shard(collective.rank, plan.world_size, plan.micro_batch, plan.accumulation_steps, state.samples_seen, end)
-    guarded = GuardedInput(lambda: job.pipeline.batches(shard))
-    batches = clock.waiting(guarded.for_training(plan.micro_batch, job.pipeline.image_size, job.device))
-    job.progress.epoch_started(decision, state.samples_seen, updates)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=job.device)
-    for _ in range(updates):
-        factor = warmup_factor(state.samples_seen / schedule.dataset_size, schedule.warmup)
-        apply_decision(job.optimizer, decision, factor)
-        seed_update(job.seed, state.samples_seen, collective.rank, job.device)
-        try:
-            loss = run_update(module, job.optimizer, collective, batches, plan, job.autocast_to)
-        except TrainingError as error:
-            together(collective, guarded.raise_failure)
-            raise TrainingError(f"{error} in {_where(decision, state, decision.lr * factor)}") from None
-        loss_sum += loss
-        state = replace(state, samples_seen=state.samples_seen + plan.global_batch, updates=state.updates + 1)
-        job.progress.update_done(plan.global_batch, loss, decision.lr * factor)
-    return state, float(collective.all_reduce(loss_sum)) / updates
-
-
-def _where(decision: EpochDecision, state: RunState, lr: float) -> str:
-    return (
-        f"epoch {decision.epoch}, update {state.updates}, at lr {lr:g} and batch {decision.plan.global_batch}: lower "
-        f"schedule.reference.lr, or give schedule.warmup.epochs"
+def _evaluate(job: Job, ballot: Ballot) -> Evaluation:
+    micro_batch, world_size = job.schedule.max_micro_batch, job.collective.world_size
+    images = GuardedInput(lambda: job.pipeline.evaluation_batches(job.collective.rank, world_size, micro_batch))
+    rounds = -(-largest_evaluation_share(world_size, job.pipeline.validation_size) // micro_batch)
+    return evaluate(
+        job.model, images, job.collective, job.device, job.autocast_to, lambda batches: ballot.paced(batches, rounds)
     )
+
+
+def _finish_epoch(job: Job, decision: EpochDecision, state: RunState, evaluation: Evaluation, clock: Clock) -> RunState:
+    """Notes what came of an epoch, and returns the state after it."""
+    part = state.part
+    assert part is not None, "an epoch has been trained before it is finished"
+    train_loss, lr = part.loss_sum / part.updates, job.optimizer.param_groups[0]["lr"]  # lr of the last update
+    with clock.measure("record"):
+        state = _note(job, state, evaluation, clock)
+        metrics = _metrics(decision, lr, part, evaluation, state, clock)
+        together(job.collective, _record, job, decision.epoch + 1, metrics)
+    if not (math.isfinite(train_loss) and math.isfinite(evaluation.loss)):
+        raise TrainingError(f"the loss is not finite after {where(decision, state, lr)}")
+    return replace(state, part=None, next_epoch=decision.epoch + 1)
+
+
+def _save(job: Job, state: RunState, clock: Clock, averaged: Mapping[str, Tensor]) -> None:
+    if job.writer is not None:
+        standing = Standing(state, dict(clock.seconds), clock.elapsed())
+        job.writer.save(standing, job.model, job.optimizer, averaged)
 
 
 def _note(job: Job, state: RunState, evaluation: Evaluation, clock: Clock) -> RunState:
@@ -120,26 +129,17 @@ def _record(job: Job, epoch: int, metrics: Mapping[str, float]) -> None:
     job.progress.epoch_done(epoch, metrics)
 
 
-def _save(job: Job, state: RunState, clock: Clock) -> None:
-    if job.weights_path is not None:
-        save_weights(job.model, job.weights_path)
-    if job.checkpoints is not None:
-        standing = Standing(state, dict(clock.seconds), clock.elapsed())
-        save_checkpoint(job.checkpoints, standing, job.model, job.optimizer)
-
-
 def _metrics(
     decision: EpochDecision,
     lr: float,
-    train_loss: float,
-    speed: float,
+    part: EpochPart,
     evaluation: Evaluation,
     state: RunState,
     clock: Clock,
 ) -> dict[str, float]:
     plan = decision.plan
     return {
-        "train/loss": train_loss,
+        "train/loss": part.loss_sum / part.updates,
         "val/loss": evaluation.loss,
         "val/top1": evaluation.top1,
         "val/top5": evaluation.top5,
@@ -149,7 +149,7 @@ def _metrics(
         "batch/micro": plan.micro_batch,
         "batch/accumulation_steps": plan.accumulation_steps,
         "noise/sgd": decision.sgd_noise_scale * lr / decision.lr,
-        "speed/images_per_s": speed,
+        "speed/images_per_s": part.samples / part.train_s,
         **{f"time/{category}_s": seconds for category, seconds in clock.seconds.items()},
         "samples_seen": state.samples_seen,
         "updates": state.updates,

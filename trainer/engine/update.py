@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -24,18 +24,23 @@ def run_update(
     micro_batches: Iterator[tuple[Tensor, Tensor]],
     plan: BatchPlan,
     autocast_to: torch.dtype | None = None,
+    before_last: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Takes the plan's accumulation_steps micro-batches from the iterator and steps the optimizer once.
 
     The loss is the sum over samples divided by the global batch, so that gradients add up over micro-batches and
-    workers to those of one big batch. Returns this worker's share of the mean loss: a scalar on the device.
+    workers to those of one big batch. before_last is called when the last micro-batch is there. Returns this worker's
+    share of the mean loss: a scalar on the device.
     Raises TrainingError on every rank, before the optimizer steps, where a loss or a gradient is not finite on any.
     """
     samples_to_loss = collective.gradient_divisor / plan.global_batch
     share = torch.zeros((), device=next(module.parameters()).device)
     for step in range(plan.accumulation_steps):
         images, labels = next(micro_batches)
-        with collective.micro_step(last=step == plan.accumulation_steps - 1):
+        is_last = step == plan.accumulation_steps - 1
+        if is_last:
+            before_last()
+        with collective.micro_step(last=is_last):
             with autocast(images.device, autocast_to):
                 logits = module(images)
                 loss = F.cross_entropy(logits, labels, reduction="sum") * samples_to_loss

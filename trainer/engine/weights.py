@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
-
-from trainer.engine.durable import write_file
+from trainer.engine.durable import Content, write_file
 from trainer.engine.errors import CheckpointError
-from trainer.engine.tensors import to_bytes
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes the model's state dict (on the CPU) to path; torch.load(path, weights_only=True) reads it back.
+def write_weights(path: Path, content: Content) -> None:
+    """Writes a state dict (see tensors.to_bytes) to path; torch.load(path, weights_only=True) reads it back.
 
     A file that was there before stays whole until the new one is complete. Raises CheckpointError.
     """
-    content = to_bytes(model.state_dict())
     try:
         write_file(path, content)
     except OSError as error:

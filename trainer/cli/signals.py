@@ -1,0 +1,69 @@
+"""SIGTERM and SIGINT while a run is under way: the first asks it to stop in good order, a second ends it at once.
+
+The signals are taken by a thread: the main one may be inside a library, waiting for workers that will not come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+# One Ctrl-C or `timeout` may reach a worker twice, from its terminal's group and through its launcher.
+_ONE_AND_THE_SAME_S = 1.0
+_TEXT = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
+
+
+class StopSignals:
+    """What has been heard so far."""
+
+    def __init__(self) -> None:
+        self._first: tuple[signal.Signals, float] | None = None
+
+    @property
+    def is_stop_wanted(self) -> bool:
+        return self._first is not None
+
+    @property
+    def text(self) -> str:
+        """What asked this worker to stop; of another worker's signal it knows nothing."""
+        return "another worker was stopped" if self._first is None else _TEXT[self._first[0]]
+
+    def listen(self, listener: socket.socket) -> None:
+        """Reads signal numbers until the other end is closed."""
+        while numbers := listener.recv(1):
+            number = signal.Signals(numbers[0])
+            if number not in _TEXT:
+                continue
+            if self._first is None:
+                self._first = number, time.monotonic()
+            elif time.monotonic() - self._first[1] > _ONE_AND_THE_SAME_S:
+                os.write(2, b"trainer: ended at once; the last checkpoint is whole\n")
+                os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[StopSignals]:
+    """Listens to both signals while it is inside, in the main thread; one that was ignored before stays so."""
+    heard = StopSignals()
+    speaker, listener = socket.socketpair()
+    speaker.setblocking(False)
+    thread = threading.Thread(target=heard.listen, args=(listener,), name="stop-signals", daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(speaker.fileno(), warn_on_full_buffer=False)
+    heeded = [number for number in _TEXT if signal.getsignal(number) is not signal.SIG_IGN]
+    # A handler has to be there for the numbers to be written.
+    handlers = {number: signal.signal(number, lambda *_: None) for number in heeded}
+    try:
+        yield heard
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        speaker.close()
+        thread.join()
+        listener.close()

@@ -1,0 +1,89 @@
+"""The updates of an epoch: as many as are left of it, or as come until all workers agree to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from dali_pipelines.sample_order import Shard
+from trainer.collective.agreement import together
+from trainer.engine.ballot import Agreed, Ballot
+from trainer.engine.clock import Clock
+from trainer.engine.errors import TrainingError
+from trainer.engine.guarded_input import GuardedInput
+from trainer.engine.job import Job
+from trainer.engine.optimizer import apply_decision
+from trainer.engine.run_state import EpochPart, RunState
+from trainer.engine.update import run_update, seed_update
+from trainer.rule import EpochDecision, updates_in_epoch, warmup_factor
+
+
+def train_epoch(
+    job: Job,
+    module: nn.Module,
+    decision: EpochDecision,
+    state: RunState,
+    clock: Clock,
+    ballot: Ballot,
+    save: Callable[[RunState], None],
+) -> tuple[RunState, bool]:
+    """Runs the updates of the decision's epoch that the state has not behind it; save is called, on every rank, where a
+    checkpoint is due in between.
+
+    Returns the state, whose part says what is trained of the epoch, and whether all workers agreed to stop. Raises
+    TrainingError where a loss or a gradient is not finite, WorkerError where an image cannot be decoded.
+    """
+    collective, plan, before = job.collective, decision.plan, state.part or EpochPart()
+    updates = updates_in_epoch(job.schedule, decision, state.samples_seen)
+    first_update, train_s = state.updates, clock.seconds["train"]
+    # The sum over workers is what is kept, so that a run may go on with more of them or fewer.
+    loss_sum = torch.tensor(before.loss_sum if collective.rank == 0 else 0.0, dtype=torch.float64, device=job.device)
+
+    def with_part() -> RunState:
+        done = state.updates - first_update
+        part = EpochPart(
+            before.updates + done,
+            before.samples + done * plan.global_batch,
+            float(collective.all_reduce(loss_sum.clone())),
+            before.train_s + clock.seconds["train"] - train_s,
+        )
+        return replace(state, part=part)
+
+    if updates == 0:
+        return with_part(), False
+    with clock.measure("train"):
+        end = state.samples_seen + updates * plan.global_batch
+        cut = plan.world_size, plan.micro_batch, plan.accumulation_steps
+        shard = Shard(collective.rank, *cut, state.samples_seen, end)
+        guarded = GuardedInput(lambda: job.pipeline.batches(shard))
+        batches = clock.waiting(guarded.for_training(plan.micro_batch, job.pipeline.image_size, job.device))
+    job.progress.epoch_started(decision, state.samples_seen, updates)
+    agreed = Agreed()
+    while state.samples_seen < end and not agreed.stop:
+        if agreed.save:
+            save(with_part())
+        with clock.measure("train"):
+            factor = warmup_factor(state.samples_seen / job.schedule.dataset_size, job.schedule.warmup)
+            apply_decision(job.optimizer, decision, factor)
+            seed_update(job.seed, state.samples_seen, collective.rank, job.device)
+            try:
+                loss = run_update(module, job.optimizer, collective, batches, plan, job.autocast_to, ballot.cast)
+            except TrainingError as error:
+                together(collective, guarded.raise_failure)
+                raise TrainingError(f"{error} in {where(decision, state, decision.lr * factor)}") from None
+            loss_sum += loss
+            state = replace(state, samples_seen=state.samples_seen + plan.global_batch, updates=state.updates + 1)
+            agreed = ballot.count()
+        job.progress.update_done(plan.global_batch, loss, decision.lr * factor)
+    return with_part(), agreed.stop
+
+
+def where(decision: EpochDecision, state: RunState, lr: float) -> str:
+    """Where a run went astray, and what to try."""
+    return (
+        f"epoch {decision.epoch}, update {state.updates}, at lr {lr:g} and batch {decision.plan.global_batch}: lower "
+        f"schedule.reference.lr, or give schedule.warmup.epochs"
+    )
