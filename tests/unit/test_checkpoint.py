@@ -15,11 +15,13 @@ from torch import nn
 from tests.fleet_in_threads import run_fleet
 from trainer.collective.agreement import WorkerError
 from trainer.collective.local import LocalCollective
-from trainer.engine.checkpoint import CheckpointFolder, newest_checkpoint, restore, save_checkpoint
+from trainer.engine.checkpoint import newest_checkpoint, restore
 from trainer.engine.errors import CheckpointError
 from trainer.engine.optimizer import build_optimizer
-from trainer.engine.run_state import RunState, Standing, TargetReached
-from trainer.engine.weights import save_weights
+from trainer.engine.run_state import EpochPart, RunState, Standing, TargetReached
+from trainer.engine.saving import CheckpointWriter, SavingPlan
+from trainer.engine.tensors import to_bytes
+from trainer.engine.weights import write_weights
 from trainer.models import build_model
 
 pytestmark = pytest.mark.unit
@@ -42,11 +44,25 @@ def network_and_optimizer(name="momentum", updates=0, seed=0):
     return model, optimizer
 
 
-def save(folder, samples_seen=2880, **options):
-    """A checkpoint; returns the network and the optimizer that were saved."""
+def write(folder, standing, model, optimizer, keep=2):
+    """A checkpoint in the folder, and the weights beside the folder."""
+    weights = folder.parent / f"{folder.name}.weights.pt"
+    writer = CheckpointWriter(folder, weights, IDENTITY, SavingPlan(keep=keep))
+    writer.save(standing, model, optimizer, {})
+    writer.finish()
+
+
+def newest(folder):
+    """The newest checkpoint, of those that are whole without exception."""
+    return newest_checkpoint(folder, pytest.fail)
+
+
+def save(folder, samples_seen=2880, keep=2, top1=None, part=None, **options):
+    """A checkpoint, after an epoch that was evaluated so; returns the network and the optimizer that were saved."""
     model, optimizer = network_and_optimizer(updates=2, **options)
-    standing = Standing(RunState(samples_seen=samples_seen), {}, 0.0)
-    save_checkpoint(CheckpointFolder(folder, IDENTITY), standing, model, optimizer)
+    state = RunState(samples_seen=samples_seen, next_epoch=0 if top1 is None else 1, last_top1=top1 or 0.0, part=part)
+    standing = Standing(state, {}, 0.0)
+    write(folder, standing, model, optimizer, keep)
     return model, optimizer
 
 
@@ -69,28 +85,28 @@ def assert_equal(saved, restored):
 @pytest.mark.parametrize("name", ["momentum", "nesterov", "adam", "adamw", "lars"])
 def test_network_and_optimizer_come_back_to_the_bit(tmp_path, name):
     model, optimizer = network_and_optimizer(name, updates=3)
-    save_checkpoint(CheckpointFolder(tmp_path, IDENTITY), STANDING, model, optimizer)
+    write(tmp_path, STANDING, model, optimizer)
     other_model, other_optimizer = network_and_optimizer(name, seed=9)
-    restore(newest_checkpoint(tmp_path), other_model, other_optimizer, LocalCollective())
+    restore(newest(tmp_path), other_model, other_optimizer, LocalCollective())
     assert_equal(model.state_dict(), other_model.state_dict())
     assert_equal(optimizer.state_dict(), other_optimizer.state_dict())
 
 
 def test_where_the_run_stands_comes_back_to_the_bit(tmp_path):
-    save_checkpoint(CheckpointFolder(tmp_path, IDENTITY), STANDING, *network_and_optimizer())
-    checkpoint = newest_checkpoint(tmp_path)
+    write(tmp_path, STANDING, *network_and_optimizer())
+    checkpoint = newest(tmp_path)
     assert checkpoint.standing == STANDING
     assert checkpoint.identity == IDENTITY
 
 
 def test_a_run_without_a_target_comes_back_without_one(tmp_path):
     save(tmp_path)
-    assert newest_checkpoint(tmp_path).standing.state == RunState(samples_seen=2880)
+    assert newest(tmp_path).standing.state == RunState(samples_seen=2880)
 
 
 def test_the_state_of_every_workers_optimizer_is_rank_0s(tmp_path):
     _, saved = save(tmp_path)
-    checkpoint = newest_checkpoint(tmp_path)
+    checkpoint = newest(tmp_path)
 
     def take_part(collective):
         model, optimizer = network_and_optimizer(seed=collective.rank)
@@ -102,40 +118,106 @@ def test_the_state_of_every_workers_optimizer_is_rank_0s(tmp_path):
 
 
 def test_no_checkpoint_is_none(tmp_path):
-    assert newest_checkpoint(tmp_path / "checkpoints") is None
+    assert newest(tmp_path / "checkpoints") is None
 
 
-def test_only_the_newest_is_kept_and_what_is_not_ours_is_left_alone(tmp_path):
+def checkpoints(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_newest_are_kept_and_what_is_not_ours_is_left_alone(tmp_path):
     folder = tmp_path / "checkpoints"
-    for samples_seen in (960, 1440, 10080):  # 10080 comes before 960 where names are compared
+    for samples_seen in (480, 960, 1440, 10080):  # 10080 comes before 960 where names are compared
         save(folder, samples_seen)
         (folder / "notes").mkdir(exist_ok=True)
-    assert newest_checkpoint(folder).standing.state.samples_seen == 10080
-    assert sorted(path.name for path in folder.iterdir()) == ["10080", "notes"]
-    assert sorted(path.name for path in (folder / "10080").iterdir()) == [
-        "SHA256SUMS",
-        "model.pt",
-        "optimizer.pt",
-        "state.json",
-    ]
+    assert newest(folder).standing.state.samples_seen == 10080
+    assert checkpoints(folder) == ["10080", "1440", "notes"]
+    save(folder, 11520, keep=1)
+    assert checkpoints(folder) == ["11520", "notes"]
+    assert checkpoints(folder / "11520") == ["SHA256SUMS", "model.pt", "optimizer.pt", "state.json"]
+
+
+def test_the_best_is_kept_and_linked(tmp_path):
+    for epoch, top1 in enumerate([0.5, 0.7, 0.9, 0.9, 0.8, 0.1], 1):
+        save(tmp_path, 1440 * epoch, keep=1, top1=top1)
+    assert checkpoints(tmp_path) == ["4320", "8640", "best"]  # the first of equals
+    assert os.readlink(tmp_path / "best") == "4320"
+    # what is within an epoch has the last one's accuracy, and its own was not measured
+    save(tmp_path, 9000, keep=1, top1=0.99, part=EpochPart(1, 360, 2.0, 1.0))
+    assert checkpoints(tmp_path) == ["4320", "9000", "best"]
+    save(tmp_path, 10080, keep=1, top1=0.95)
+    assert checkpoints(tmp_path) == ["10080", "best"]
+    assert newest(tmp_path / "best" / "..").path.name == "10080"
+
+
+def test_a_damaged_one_is_passed_over_for_the_one_before_it(tmp_path):
+    for samples_seen in (1440, 2880, 4320):
+        save(tmp_path, samples_seen, keep=3)
+    for name, file in (("4320", "optimizer.pt"), ("2880", "state.json")):
+        (tmp_path / name / file).write_bytes(b"")
+    said = []
+    assert newest_checkpoint(tmp_path, said.append).path.name == "1440"
+    first, second = said
+    assert "4320/optimizer.pt: is damaged" in first
+    assert "2880/state.json: is damaged" in second
+    assert "the one before it is used, 1440 samples into the run" in second
+    (tmp_path / "1440" / "SHA256SUMS").unlink()
+    with pytest.raises(CheckpointError, match=r"1440/SHA256SUMS: cannot be read"):
+        newest_checkpoint(tmp_path, said.append)
 
 
 def test_a_save_that_was_killed_is_not_seen_and_cleared_away_later(tmp_path):
-    save(tmp_path, 1440)
+    folder = tmp_path / "checkpoints"
+    save(folder, 1440)
     for left in (f".2880.{os.getpid()}", ".2880.1", ".960.1.old"):
-        (tmp_path / left).mkdir()
-        (tmp_path / left / "model.pt").write_bytes(b"half")
-    (tmp_path / ".nfs0000.1").write_text("a file system's own")
-    assert newest_checkpoint(tmp_path).path.name == "1440"
-    save(tmp_path, 2880)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".nfs0000.1", "2880"]
+        (folder / left).mkdir()
+        (folder / left / "model.pt").write_bytes(b"half")
+    (folder / ".best.7").symlink_to("960")
+    (tmp_path / ".checkpoints.weights.pt.7").write_bytes(b"half")
+    for place in (tmp_path, folder):
+        (place / ".nfs0000.1").write_text("a file system's own")
+    assert newest(folder).path.name == "1440"
+    save(folder, 2880)
+    assert checkpoints(folder) == [".nfs0000.1", "1440", "2880"]
+    assert checkpoints(tmp_path) == [".nfs0000.1", "checkpoints", "checkpoints.weights.pt"]
+
+
+def test_what_a_thread_could_not_write_is_said_at_the_next_occasion(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+    writer = CheckpointWriter(tmp_path / "checkpoints", tmp_path / "weights.pt", {}, SavingPlan(every_minutes=None))
+    model, optimizer = network_and_optimizer()
+    writer.save(STANDING, model, optimizer, {})
+    writer.close()
+    assert writer.is_due()
+    with pytest.raises(CheckpointError, match="2880: cannot write the checkpoint"):
+        writer.save(STANDING, model, optimizer, {})
+    assert not writer.is_due()
+    writer.finish()
+
+
+def test_a_checkpoint_is_of_the_moment_in_which_it_was_made(tmp_path):
+    """The network goes on to learn while the thread writes."""
+    model, optimizer = network_and_optimizer(updates=1)
+    writer = CheckpointWriter(tmp_path / "checkpoints", tmp_path / "weights.pt", {}, SavingPlan())
+    then = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    averaged = {name: torch.full_like(tensor, 7.0) for name, tensor in then.items() if name.endswith("running_mean")}
+    assert averaged
+    writer.save(STANDING, model, optimizer, averaged)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.zero_()
+    writer.finish()
+    other, other_optimizer = network_and_optimizer(seed=3)
+    restore(newest(tmp_path / "checkpoints"), other, other_optimizer, LocalCollective())
+    assert_equal({**then, **averaged}, other.state_dict())
+    assert_equal({**then, **averaged}, torch.load(tmp_path / "weights.pt", weights_only=True))
 
 
 def test_the_same_place_can_be_saved_again(tmp_path):
     save(tmp_path, seed=1)
     model, _ = save(tmp_path, seed=2)
     other_model, other_optimizer = network_and_optimizer()
-    restore(newest_checkpoint(tmp_path), other_model, other_optimizer, LocalCollective())
+    restore(newest(tmp_path), other_model, other_optimizer, LocalCollective())
     assert_equal(model.state_dict(), other_model.state_dict())
 
 
@@ -159,7 +241,7 @@ def test_a_checkpoint_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_
         full_disk(free_bytes),
         pytest.raises(CheckpointError, match=r"2880: cannot write the checkpoint \(File too large\)"),
     ):
-        save_checkpoint(CheckpointFolder(tmp_path, IDENTITY), Standing(RunState(2880)), model, optimizer)
+        write(tmp_path, Standing(RunState(2880)), model, optimizer)
     assert [path.name for path in tmp_path.iterdir()] == ["1440"]
     assert {path: path.read_bytes() for path in (tmp_path / "1440").iterdir()} == before
 
@@ -189,15 +271,15 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, name, damage):
         path.write_bytes(damage(content))
     model, optimizer = network_and_optimizer()
     with pytest.raises(ValueError, match=rf"2880/{'[a-zA-Z.0-9]+' if name == 'SHA256SUMS' else name}: ") as refused:
-        restore(newest_checkpoint(tmp_path), model, optimizer, LocalCollective())
+        restore(newest(tmp_path), model, optimizer, LocalCollective())
     assert isinstance(refused.value, (CheckpointError, WorkerError))
     assert "train anew without --resume" in str(refused.value)
 
 
 def test_all_workers_hear_of_damage(tmp_path):
     save(tmp_path)
+    checkpoint = newest(tmp_path)
     (tmp_path / "2880" / "model.pt").write_bytes(b"")
-    checkpoint = newest_checkpoint(tmp_path)
 
     def take_part(collective):
         model, optimizer = network_and_optimizer()
@@ -213,7 +295,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     other = nn.Linear(3, 3)
     optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
     with pytest.raises(WorkerError, match=r"model\.pt: does not fit this network"):
-        restore(newest_checkpoint(tmp_path), other, optimizer, LocalCollective())
+        restore(newest(tmp_path), other, optimizer, LocalCollective())
 
 
 def test_an_error_without_words_is_named_by_its_kind(tmp_path):
@@ -221,7 +303,7 @@ def test_an_error_without_words_is_named_by_its_kind(tmp_path):
     model, optimizer = network_and_optimizer()
     optimizer.register_load_state_dict_pre_hook(fail_without_a_word)
     with pytest.raises(WorkerError, match=r"optimizer\.pt: does not fit this network and optimizer \(AssertionError\)"):
-        restore(newest_checkpoint(tmp_path), model, optimizer, LocalCollective())
+        restore(newest(tmp_path), model, optimizer, LocalCollective())
 
 
 def fail_without_a_word(optimizer, state):
@@ -236,7 +318,7 @@ def test_a_state_with_fields_of_another_version_is_refused(tmp_path):
     path.write_text(json.dumps(state))
     rewrite_sums(path)
     with pytest.raises(CheckpointError, match=r"state\.json: is none that this version can read"):
-        newest_checkpoint(tmp_path)
+        newest(tmp_path)
 
 
 def test_nothing_but_tensors_and_plain_values_is_unpickled(tmp_path):
@@ -246,7 +328,7 @@ def test_nothing_but_tensors_and_plain_values_is_unpickled(tmp_path):
     rewrite_sums(path)
     model, optimizer = network_and_optimizer()
     with pytest.raises(WorkerError, match=r"model\.pt: does not fit"):
-        restore(newest_checkpoint(tmp_path), model, optimizer, LocalCollective())
+        restore(newest(tmp_path), model, optimizer, LocalCollective())
     assert not Trap.sprung
 
 
@@ -273,13 +355,13 @@ def rewrite_sums(path):
 def test_weights_are_replaced_whole_or_not_at_all(tmp_path):
     model, _ = network_and_optimizer()
     path = tmp_path / "weights.pt"
-    save_weights(model, path)
+    write_weights(path, to_bytes(model.state_dict()))
     old = path.read_bytes()
     with (
         full_disk(3000),
         pytest.raises(CheckpointError, match=r"weights\.pt: cannot write the weights \(File too large\)"),
     ):
-        save_weights(model, path)
+        write_weights(path, to_bytes(model.state_dict()))
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
     assert_equal(model.state_dict(), torch.load(path, weights_only=True))

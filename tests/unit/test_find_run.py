@@ -15,8 +15,9 @@ from trainer.cli.resume_arguments import collective_setting
 from trainer.collective.agreement import WorkerError
 from trainer.collective.local import LocalCollective
 from trainer.config import load_config
-from trainer.engine.checkpoint import FOLDER_NAME, CheckpointFolder, save_checkpoint
+from trainer.engine.checkpoint import FOLDER_NAME
 from trainer.engine.run_state import RunState, Standing
+from trainer.engine.saving import CheckpointWriter, SavingPlan
 from trainer.tracking import FILE_NAME, FINISHED, PAUSED, Journal, RunStart
 
 pytestmark = pytest.mark.unit
@@ -31,8 +32,12 @@ def keep(output, name, status=None, of=None):
     journal = Journal(output / name / FILE_NAME)
     journal.start(RunStart(f"uid-of-{name}", "digits", "digits", {}, {}, {}))
     model = torch.nn.Linear(1, 1)
-    folder = CheckpointFolder(output / name / FOLDER_NAME, identity() if of is None else of)
-    save_checkpoint(folder, Standing(RunState(samples_seen=1440)), model, torch.optim.SGD(model.parameters(), lr=0.1))
+    run = output / name
+    writer = CheckpointWriter(run / FOLDER_NAME, run / "weights.pt", identity() if of is None else of, SavingPlan())
+    for samples_seen in (960, 1440):
+        standing = Standing(RunState(samples_seen=samples_seen))
+        writer.save(standing, model, torch.optim.SGD(model.parameters(), lr=0.1), {})
+    writer.finish()
     if status is not None:
         journal.close(status, {})
 
@@ -54,13 +59,27 @@ def test_auto_finds_the_newest_run_of_the_configuration_that_is_not_finished(tmp
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / FILE_NAME).write_text("")  # ended before its first checkpoint
     keep(tmp_path, "g")
-    damaged = tmp_path / "g" / FOLDER_NAME / "1440" / "state.json"
-    damaged.write_text("{}")
+    damaged = [tmp_path / "g" / FOLDER_NAME / name / "state.json" for name in ("1440", "960")]
+    for path in damaged:
+        path.write_text("{}")
     found, said = look(tmp_path)
     assert (found.folder, found.run_uid, found.is_finished) == (tmp_path / "b", "uid-of-b", False)
     assert found.standing.state.samples_seen == 1440
-    assert said.startswith(f"warning: --resume auto passes over {tmp_path / 'g'} ({damaged}: is damaged")
+    assert said.startswith(f"warning: --resume auto passes over {tmp_path / 'g'} ({damaged[0]}: is damaged")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("wanted", ["auto", "DIR"])
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_it(tmp_path, wanted):
+    keep(tmp_path, "a")
+    damaged = tmp_path / "a" / FOLDER_NAME / "1440" / "model.pt"
+    damaged.write_bytes(b"")
+    found, said = look(tmp_path, wanted if wanted == "auto" else str(tmp_path / "a"))
+    assert found.standing.state.samples_seen == 960
+    assert said == (
+        f"warning: {damaged}: is damaged (its SHA-256 is not the one in SHA256SUMS): restore it, or train anew without "
+        f"--resume; the one before it is used, 960 samples into the run\n"
+    )
 
 
 def test_auto_begins_anew_where_all_runs_are_finished_or_there_is_none(tmp_path):
@@ -99,7 +118,7 @@ def test_workers_hear_why_a_run_cannot_go_on(tmp_path):
     "free",
     [
         "output=x", "tracking.mlflow=off", "collective=ddp", "device=cpu", "fleet=[{epoch: 0, workers: 8}]",
-        "schedule.limits.max_micro_batch=8", "data.threads=2",
+        "schedule.limits.max_micro_batch=8", "data.threads=2", "checkpoints.keep=9",
     ],
 )  # fmt: skip
 def test_where_and_on_what_a_run_goes_on_is_free(free):

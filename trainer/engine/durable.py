@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 Content = bytes | memoryview
-_LEFTOVER = re.compile(r"\..+\.[0-9]+(\.old)?")
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9]+(\.old)?")
 
 
 def write_file(path: Path, content: Content) -> None:
@@ -52,15 +52,18 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes what the functions above left in this folder when their process was killed."""
+def remove_leftovers(folder: Path, *files: str) -> None:
+    """Removes what the functions above left in this folder when their process was killed: folders, links, and of files
+    those that were to have one of these names."""
     for path in list(folder.iterdir()):
-        if _LEFTOVER.fullmatch(path.name):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):  # tried again next time
-                    path.unlink()
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None:
+            continue
+        if path.is_symlink() or match["name"] in files:
+            with contextlib.suppress(OSError):  # tried again next time
+                path.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_link(path: Path, target: str) -> None:

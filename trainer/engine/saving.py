@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.engine.checkpoint import MODEL, OPTIMIZER, STATE, keep_newest_and_best, write_checkpoint
-from trainer.engine.durable import Content
+from trainer.engine.durable import Content, remove_leftovers
 from trainer.engine.errors import CheckpointError
 from trainer.engine.run_state import Standing
 from trainer.engine.tensors import to_bytes
@@ -86,6 +86,7 @@ class CheckpointWriter:
         try:
             write_checkpoint(self._folder, samples_seen, files)
             write_weights(self._weights_path, files[MODEL])
+            remove_leftovers(self._weights_path.parent, self._weights_path.name)
             keep_newest_and_best(self._folder, self._plan.keep)
         except CheckpointError as error:
             self._failure = error
