@@ -16,7 +16,7 @@ PARTS   ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dashboard test test-unit lint format bench paper paper-gpu clean
+.PHONY: help setup demo dashboard test test-unit fuzz audit lint format bench paper paper-gpu clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,14 @@ test: setup lint  ## everything that CI checks: lint, then unit, numerics and in
 
 test-unit: setup  ## the unit tests alone (under a minute)
 	$(BIN)/python -m pytest -m unit
+
+fuzz: setup  ## arbitrary input for everything that reads a file, forty times what the unit tests try (five minutes)
+	FUZZ_TIMES=40 $(BIN)/python -m pytest -q tests/unit/test_fuzz_*.py
+
+audit: setup  ## known vulnerabilities in the pinned packages; asks the package index, so it is no part of make test
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip --disable-pip-version-check install -qq pip-audit
+	build/audit/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off -r constraints.txt
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

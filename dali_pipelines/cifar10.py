@@ -1,17 +1,17 @@
 """CIFAR-10 in the two formats its authors publish (Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html).
 
 Binary: records of one label byte and 3 x 32 x 32 bytes, planes red, green, blue. Python: pickled dictionaries of the
-same bytes, which are read without letting the pickle name anything but arrays of numbers.
+same bytes, which cifar10_pickle reads without unpickling.
 """
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dali_pipelines.cifar10_pickle import PickleError, read_pickle
 from dali_pipelines.errors import DataError
 from dali_pipelines.image_arrays import LabelledImages, labelled_images
 
@@ -20,6 +20,7 @@ CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "
 _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 _TEST = ("test_batch",)
 _PIXELS = 3 * 32 * 32  # bytes of an image
+_MOST_BYTES = 1 << 30  # of a file; the official ones have 31 MB
 
 
 def open_cifar10(folder: Path) -> tuple[LabelledImages, LabelledImages] | None:
@@ -59,17 +60,18 @@ def _read_binary(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _read_pickle(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    with open(file, "rb") as stream:
-        try:
-            # The official files come from Python 2, whose strings are bytes.
-            batch = _NumbersOnly(stream, encoding="bytes").load()
-            batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
-            images, labels = batch["data"], np.array(batch["labels"], dtype=np.int64)
-            if images.dtype != np.uint8 or images.shape != (len(labels), _PIXELS) or labels.ndim != 1:
-                raise ValueError("not the arrays of a CIFAR-10 batch")
-        except Exception as error:  # a damaged or hostile pickle fails in any way it likes
-            raise DataError(f"{file}: this is no CIFAR-10 batch ({error}): unpack the archive again") from None
-    return images, _checked(file, labels)
+    try:
+        batch = read_pickle(_content(file))
+        if not isinstance(batch, dict) or not {"data", "labels"} <= set(batch):
+            raise PickleError("it holds no data and labels")
+        images, labels = batch["data"], batch["labels"]
+        if not isinstance(images, np.ndarray) or not isinstance(labels, list) or images.shape != (len(labels), _PIXELS):
+            raise PickleError("not the arrays of a CIFAR-10 batch")
+        if not all(type(label) is int and 0 <= label < 256 for label in labels):
+            raise PickleError("its labels are no small numbers")
+    except PickleError as error:
+        raise DataError(f"{file}: this is no CIFAR-10 batch ({error}): unpack the archive again") from None
+    return images, _checked(file, np.array(labels, dtype=np.int64))
 
 
 def _checked(file: Path, labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -84,36 +86,8 @@ def _checked(file: Path, labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _content(file: Path) -> bytes:
     try:
+        if (size := file.stat().st_size) > _MOST_BYTES:
+            raise DataError(f"{file}: {size:,} bytes are no batch of CIFAR-10: unpack the archive again")
         return file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}: make it readable") from None
-
-
-class _NumbersOnly(pickle.Unpickler):
-    """Builds containers, text and arrays of bytes; whatever else a pickle asks for is refused."""
-
-    def find_class(self, module: str, name: str) -> object:
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-            ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-            ("numpy", "ndarray"): "ndarray",  # only ever named as the first argument of _reconstruct
-            ("numpy", "dtype"): _byte_type,
-            ("_codecs", "encode"): _latin1_bytes,  # how Python 3 writes bytes for Python 2
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return allowed[module, name]
-
-
-def _empty_array(*_: object) -> NDArray[np.uint8]:
-    return np.empty(0, dtype=np.uint8)  # its state, read next, brings shape and content
-
-
-def _byte_type(name: object, *_: object) -> np.dtype:
-    if name not in ("u1", b"u1"):
-        raise pickle.UnpicklingError(f"it holds numbers of type {name!r}")
-    return np.dtype(np.uint8, copy=True)
-
-
-def _latin1_bytes(text: str, _: object) -> bytes:
-    return text.encode("latin1")

@@ -44,15 +44,9 @@ def image_size(path: str | bytes) -> tuple[int, int]:
 
 def _jpeg_size(descriptor: int) -> tuple[int, int] | None:
     """Size from the first start-of-frame segment (ITU T.81, B.2.2); None for whatever is not a plain JPEG."""
-    start = os.pread(descriptor, _FIRST_READ, 0)
-    if not start.startswith(b"\xff\xd8"):
+    read_at = _reader(descriptor)
+    if read_at(0, 2) != b"\xff\xd8":
         return None
-
-    def read_at(offset: int, length: int) -> bytes:
-        if offset + length <= len(start):
-            return start[offset : offset + length]
-        return os.pread(descriptor, length, offset)
-
     position, orientation = 2, 0
     while True:
         head = read_at(position, 4)
@@ -70,6 +64,30 @@ def _jpeg_size(descriptor: int) -> tuple[int, int] | None:
         if marker == 0xE1 and not orientation and read_at(position + 4, 6) == b"Exif\0\0":
             orientation = _exif_orientation(read_at, position + 10)
         position += 2 + length
+
+
+def _reader(descriptor: int) -> _ReadAt:
+    start = os.pread(descriptor, _FIRST_READ, 0)
+
+    def read_at(offset: int, length: int) -> bytes:
+        if offset + length <= len(start):
+            return start[offset : offset + length]
+        return os.pread(descriptor, length, offset)
+
+    return read_at
+
+
+def _png_orientation(read_at: _ReadAt) -> int:
+    """The orientation in a PNG's eXIf chunk, 0 where it has none (PNG, third edition, 11.3.4.5).
+
+    PIL decodes the whole image to see whether one comes after it: a small file may hold half a gigabyte.
+    """
+    position = 8
+    while len(head := read_at(position, 8)) == 8 and head[4:] != b"IEND":
+        if head[4:] == b"eXIf":
+            return _exif_orientation(read_at, position + 8)
+        position += 12 + int.from_bytes(head[:4], "big")
+    return 0
 
 
 def _exif_orientation(read_at: _ReadAt, tiff: int) -> int:
@@ -94,7 +112,11 @@ def _pil_size(descriptor: int) -> tuple[int, int]:
         with os.fdopen(os.dup(descriptor), "rb") as file, Image.open(file, formats=_PIL_FORMATS) as image:
             width, height = image.size
             # PIL turns a TIFF's size itself; for the other formats it leaves the orientation to the caller.
-            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION_TAG) in _TURNED
+            if image.format == "PNG":
+                orientation = _png_orientation(_reader(descriptor))
+            else:
+                orientation = 0 if image.format == "TIFF" else image.getexif().get(_ORIENTATION_TAG)
+            turned = orientation in _TURNED
     except Image.DecompressionBombError:
         raise DataError(f"its header claims more than {_MOST_PIXELS:,} pixels") from None
     except Exception as error:  # PIL and its plug-ins raise whatever a broken header leads them to

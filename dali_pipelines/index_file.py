@@ -108,7 +108,9 @@ def _load(file: Path, root: Path, made_from: str) -> DatasetIndex | None:
             and paths.endswith(b"\0")
             and not _LEAVES_ROOT.search(paths)
             and all(isinstance(name, str) for name in classes)
-            and all(isinstance(stamp, int) and not _LEAVES_ROOT.search(name.encode()) for name, stamp in stamps.items())
+            and all(
+                isinstance(stamp, int) and not _LEAVES_ROOT.search(os.fsencode(name)) for name, stamp in stamps.items()
+            )
             and 0 <= labels.min() <= labels.max() < len(classes)
             and 0 < sizes.min() <= sizes.max() <= _LARGEST_SIDE
         )

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from dali_pipelines.errors import DataError
 
+_MOST_BYTES = 1 << 29  # of a label file; ten times those of ImageNet
+_NUMBER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_SHOWN = 80  # characters of a name or a label in a message
 _HEADERS = ("imageid,predictionstring", "filename,label", "image,label", "name,label")
 
 
@@ -46,7 +49,11 @@ def read_labels(
 
 def _read_lines(label_file: Path) -> list[_Line]:
     try:
-        text = label_file.read_text(encoding="utf-8")
+        with open(label_file, "rb") as file:
+            content = file.read(_MOST_BYTES + 1)  # no more, whatever lies there
+        if len(content) > _MOST_BYTES:
+            raise DataError(f"{label_file}: is longer than {_MOST_BYTES:,} bytes: give one line for each image")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{label_file}: {error.strerror}: give a label file that can be read") from None
     except UnicodeDecodeError:
@@ -60,8 +67,7 @@ def _read_lines(label_file: Path) -> list[_Line]:
 
 
 def _split(number: int, line: str) -> _Line:
-    for pattern in (r"\t", r",", r"\s+(?=\S+$)"):
-        parts = re.split(pattern, line, maxsplit=1)
+    for parts in (line.split("\t", 1), line.split(",", 1), line.rsplit(None, 1)):
         if len(parts) == 2:
             return _Line(number, parts[0].strip(), parts[1].strip())
     return _Line(number, None, line)
@@ -87,10 +93,13 @@ def _lines_by_name(label_file: Path, lines: list[_Line], paths: Sequence[str]) -
     by_name: dict[str, _Line] = {}
     for line in lines:
         if line.name is None:
-            raise DataError(f"{label_file}, line {line.number}: {line.label!r} is not an image name and a label")
-        if line.name in by_name:
             raise DataError(
-                f"{label_file}, line {line.number}: {line.name} was named in line {by_name[line.name].number} already"
+                f"{label_file}, line {line.number}: {line.label[:_SHOWN]!r} is not an image name and a label"
+            )
+        if line.name in by_name:
+            before = by_name[line.name].number
+            raise DataError(
+                f"{label_file}, line {line.number}: {line.name[:_SHOWN]} was named in line {before} already"
             )
         by_name[line.name] = line
     found = []
@@ -110,7 +119,8 @@ def _lines_by_name(label_file: Path, lines: list[_Line], paths: Sequence[str]) -
         found.append(match)
     for line in lines:
         if line.number not in used:
-            raise DataError(f"{label_file}, line {line.number}: there is no image {line.name}: remove the line")
+            name = (line.name or "")[:_SHOWN]
+            raise DataError(f"{label_file}, line {line.number}: there is no image {name}: remove the line")
     return found
 
 
@@ -120,7 +130,7 @@ def _class_numbers(
     number_of = {name: number for number, name in enumerate(class_names)}
     numbers = [number_of.get(line.label, number_of.get(_word(line.label), -1)) for line in lines]
     unknown = [line for line, number in zip(lines, numbers, strict=True) if number < 0]
-    integers = all(_word(line.label).lstrip("-").isdecimal() for line in lines)
+    integers = all(_NUMBER.fullmatch(_word(line.label)) for line in lines)
     if integers and (invented or unknown):
         if invented:
             raise DataError(
@@ -135,8 +145,9 @@ def _class_numbers(
                 )
         numbers = [int(_word(line.label)) for line in lines]
     elif unknown:
+        word = _word(unknown[0].label)[:_SHOWN]
         raise DataError(
-            f"{label_file}, line {unknown[0].number}: {_word(unknown[0].label)} is none of the {len(class_names)} "
+            f"{label_file}, line {unknown[0].number}: {word} is none of the {len(class_names)} "
             f"classes ({', '.join(class_names[:3])}, ...): correct the line"
         )
     return np.array(numbers, dtype=np.int64)

@@ -225,6 +225,8 @@ def horovod_wheel(cache: Path) -> Path:
     platform_tag = f"{sysconfig.get_platform()}-{''.join(platform.libc_ver())}"
     folder = cache / cache_key(torch.__version__, sys.implementation.cache_tag, platform_tag, settings)
     if wheels := sorted(folder.glob("*.whl")):
+        require_own(folder)
+        require_own(wheels[-1])
         say(f"Horovod {VERSION} for torch {torch.__version__}: built before")
         return wheels[-1]
     require_compiler(os.environ)
@@ -234,6 +236,16 @@ def horovod_wheel(cache: Path) -> Path:
     operations = settings.get("HOROVOD_GPU_OPERATIONS", "Gloo")
     say(f"Horovod {VERSION} for torch {torch.__version__}: building with {operations}, 2 to 4 minutes on 2 cores, once")
     return build(settings, folder, log)
+
+
+def require_own(path: Path) -> None:
+    """Raise BuildError where somebody else could have written what is going to be installed from here."""
+    about = path.stat()
+    if about.st_uid not in (0, os.getuid()) or about.st_mode & 0o002:
+        raise BuildError(
+            f"{path}: belongs to another user, or anybody may write to it, and wheels from there are installed: remove "
+            f"it, or name another folder with --cache"
+        )
 
 
 def say(message: str) -> None:

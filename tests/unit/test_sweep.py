@@ -17,6 +17,7 @@ from trainer.tracking import (
     FINISHED,
     KILLED,
     LOST_WORKER,
+    STOOD_STILL,
     Journal,
     RunStart,
     TrackingError,
@@ -62,6 +63,7 @@ def attempts(folder, *runs):
         ([], None),
         ([(KILLED, "interrupted")], None),
         ([(FAILED, "another worker has ended (Connection closed by peer)")], None),
+        ([(FAILED, "nothing moved for 300 s (hang_timeout_s): rank 1 does not answer")], None),
         ([(FAILED, "the loss is not finite")], "run-0"),
         ([(KILLED, "interrupted"), (FINISHED, None)], "run-1"),
         ([(FINISHED, None), (KILLED, "interrupted")], "run-0"),
@@ -73,9 +75,10 @@ def test_a_point_is_settled_by_a_run_that_finished_or_failed_of_itself(tmp_path,
     assert (None if log is None else log.run.run_uid) == settled
 
 
-def test_the_words_by_which_a_lost_worker_is_known_are_those_of_train():
+def test_the_words_by_which_a_lost_worker_and_a_hang_are_known_are_those_of_train():
     assert LOST_WORKER == "another worker has ended"
     assert 'message = f"{LOST_WORKER} (' in (REPOSITORY / "trainer/cli/join.py").read_text()
+    assert f'f"{STOOD_STILL} for ' in (REPOSITORY / "trainer/collective/roll_call.py").read_text()
 
 
 def test_a_run_belongs_to_a_point_whatever_folder_and_store_its_record_went_to():

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.calibration.errors import CalibrationError
 from trainer.config import TrainConfig, flatten
+from trainer.config.explain import in_one_line
 from trainer.engine.durable import write_file
 from trainer.rule.all_reduce import Algorithm, AllReduceTime, fit_fabric
 from trainer.rule.errors import PlanError
@@ -109,7 +110,7 @@ def read_calibration(path: Path) -> Calibration:
         detail = error.errors()[0]
         if isinstance(cause := detail.get("ctx", {}).get("error"), PlanError):
             raise CalibrationError(f"{path}: {cause}") from None
-        place = ".".join(str(part) for part in detail["loc"]) or "the file"
+        place = in_one_line(".".join(str(part) for part in detail["loc"]), 80) or "the file"
         raise CalibrationError(f"{path}: is no calibration ({place}: {detail['msg']}): calibrate again") from None
     except PlanError as error:
         raise CalibrationError(f"{path}: {error}") from None

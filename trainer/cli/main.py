@@ -13,6 +13,7 @@ from trainer import __version__
 from trainer.cli import calibrate, compare, data, doctor, plan, sweep, sync, train
 from trainer.cli.exit_codes import FAILED, INTERRUPTED, USER_ERROR
 from trainer.collective.leave import leave
+from trainer.passwords import fit_to_print, without_password
 from trainer.user_errors import is_users
 
 _DESCRIPTION = """Large-batch training of image classifiers, scheduled by the noise scale of SGD.
@@ -21,10 +22,12 @@ Without a command it trains: what TRAINER_CONFIG names, else ./trainer.yaml, els
 
 def command() -> NoReturn:
     """The console script: runs what the command line says and leaves with its exit code."""
+    # Who can write to a record, to weights or to a checkpoint decides what others take for trained.
+    os.umask(os.umask(0o077) | 0o022)
     try:
         code = main()
     except Exception:
-        traceback.print_exc()
+        print(without_password(traceback.format_exc()), end="", file=sys.stderr)
         code = FAILED
     leave(code)
 
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if not is_users(error):
             raise
-        print(f"trainer: {error}", file=sys.stderr)
+        print(f"trainer: {fit_to_print(str(error))}", file=sys.stderr)
         return USER_ERROR
 
 
@@ -54,7 +57,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
     if rest and (not hasattr(args, "words") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {fit_to_print(' '.join(rest))}")
     if rest:
         args.words += rest
     return args

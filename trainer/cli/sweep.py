@@ -112,9 +112,9 @@ def run(args: argparse.Namespace) -> int:
         raise SweepError(f"--launcher {launcher[0]}: there is no such command: check the name and PATH")
     about = {
         "presets": " ".join(source or first.name for source in sources),
-        "overrides": shlex.join(overrides),
-        "launcher": shlex.join(launcher),
-        **{f"vary.{axis.key}": ",".join(axis.values) for axis in axes},
+        "overrides": without_password(shlex.join(overrides)),  # as the journal has it, with which it is compared
+        "launcher": without_password(shlex.join(launcher)),
+        **{f"vary.{axis.key}": without_password(",".join(axis.values)) for axis in axes},
     }
     return _run(sweep, first, about, console)
 

@@ -39,7 +39,8 @@ def together(collective: Collective, step: Callable[..., T], *arguments: object)
     rank = first_rank_where(collective, failure is not None)
     if rank is None:
         return result  # type: ignore[return-value]
-    message = broadcast_text(collective, str(failure), rank)
+    # The name of a file may hold what is no character.
+    message = broadcast_text(collective, str(failure).encode(errors="backslashreplace").decode(), rank)
     raise WorkerError(message if rank == 0 else f"rank {rank}: {message}") from failure
 
 

@@ -11,10 +11,23 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel
 
 from trainer.config.schema import TrainConfig
+from trainer.passwords import fit_to_print
+
+_LONGEST = 500  # characters of one mistake
+
+
+def in_one_line(text: str, at_most: int = _LONGEST) -> str:
+    """The text as it may stand in a message: no passwords, nothing that moves a terminal's cursor, and no novel."""
+    clean = fit_to_print(text)  # before it is cut: half an address would not be known for one
+    return clean if len(clean) <= at_most else f"{clean[: at_most - 3]}..."
 
 
 def explain(detail: Any) -> str:
     """One sentence for one of pydantic's error details."""
+    return in_one_line(_sentence(detail))
+
+
+def _sentence(detail: Any) -> str:
     location, given = detail["loc"], detail.get("input")
     place = ".".join(str(part) for part in location)
     prefix = f"{place}: " if place else ""
@@ -27,9 +40,9 @@ def explain(detail: Any) -> str:
     if detail["type"] == "value_error":
         return prefix + str(detail["ctx"]["error"])
     if isinstance(given, str) and _is_number(given):
-        return f"{place}: {given!r} is text in YAML, not a number: write {_yaml_number(given)}"
-    shown = json.dumps(given)
-    return f"{prefix}{shown if len(shown) < 60 else shown[:57] + '...'}: {detail['msg'].removeprefix('Input ')}"
+        return f"{place}: {given[:60]!r} is text in YAML, not a number: write {_yaml_number(given[:60])}"
+    shown = in_one_line(json.dumps(given), 60)
+    return f"{prefix}{shown}: {detail['msg'].removeprefix('Input ')}"
 
 
 def _known_keys(section: Sequence[object]) -> list[str]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Hashable, Mapping, Sequence
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,17 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from trainer.config.explain import explain, nearest
+from trainer.config.explain import explain, in_one_line, nearest
 from trainer.config.schema import ConfigError, TrainConfig
 
 DEFAULT_PRESET = "digits-increase-batch"
 CONFIG_FILE = "trainer.yaml"
+
+_MOST_BYTES = 1 << 18  # of a file: a hundred times the longest preset
+_MOST_VALUES = 10_000  # in a configuration, its aliases written out
+_DEEPEST = 32  # sections in sections
+_MOST_NAMED = 5  # mistakes in one message
+_PLACE = re.compile(r"[0-9]{1,6}")  # in a list
 
 
 def preset_names() -> list[str]:
@@ -43,7 +50,7 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Train
     """The run that a configuration's text describes; source says in messages where it stands. Raises ConfigError."""
     tree = _parse(text, source)
     if not isinstance(tree, dict):
-        raise ConfigError(f"{source}: a configuration is a list of `key: value` lines, and this is none")
+        raise _refusal(f"{source}: a configuration is a list of `key: value` lines, and this is none")
     for override in overrides:
         _apply(tree, override)
     return _validate(tree, source)
@@ -59,12 +66,18 @@ def _read(source: str) -> str:
     looks_like_file = source.endswith((".yaml", ".yml")) or os.sep in source
     if looks_like_file:
         try:
-            return Path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise ConfigError(f"{source}: cannot be read ({reason}): name a YAML file or a preset") from None
+            with open(source, "rb") as file:
+                content = file.read(_MOST_BYTES + 1)  # no more, whatever lies there
+            text = content.decode("utf-8")
+        except OSError as error:
+            raise _refusal(f"{source}: cannot be read ({error.strerror}): name a YAML file or a preset") from None
+        except ValueError:  # also of a NUL in the name
+            raise _refusal(f"{source}: cannot be read (not a text file): name a YAML file or a preset") from None
+        if len(content) > _MOST_BYTES:
+            raise _refusal(f"{source}: is longer than {_MOST_BYTES:,} bytes: name a configuration")
+        return text
     if source not in preset_names():
-        raise ConfigError(
+        raise _refusal(
             f"{source!r} is neither a preset nor a .yaml file{nearest(source, preset_names())}; "
             f"presets: {', '.join(preset_names())}"
         )
@@ -89,43 +102,94 @@ class _StrictLoader(yaml.SafeLoader):
 def _parse(text: str, source: str) -> Any:
     try:
         return yaml.load(text, _StrictLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except RecursionError:
+        raise _refusal(f"{source}: no YAML: its brackets are nested too deeply: close them") from None
+    # The last two: PyYAML falls over a tag that does not fit its value, as in `!!bool x`.
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{source}{where}: no YAML: {problem}") from None
+        problem = (getattr(error, "problem", None) or str(error) or type(error).__name__).splitlines()[0]
+        raise _refusal(f"{source}{where}: no YAML: {problem}") from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
     """Sets one dotted key in place: `schedule.curve.drops.0.epoch=5`."""
     key, equals, text = override.partition("=")
+    shown = in_one_line(override, 100)
     if not equals or not key:
-        raise ConfigError(f"{override!r}: an override is key=value, for example schedule.epochs=10")
-    value = _parse(text, override)
+        raise _refusal(f"{shown!r}: an override is key=value, for example schedule.epochs=10")
+    value = _parse(text, shown)
     node: Any = tree
     *parents, last = key.split(".")
     for parent in parents:
-        if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
+        if isinstance(node, list) and _is_place(parent, node):
             node = node[int(parent)]
         elif isinstance(node, dict):
             node = node.setdefault(parent, {})
         else:
-            raise ConfigError(f"{override!r}: {parent!r} leads nowhere in {key}: check the key against --print-config")
+            raise _refusal(
+                f"{shown!r}: {in_one_line(parent, 100)!r} leads nowhere: check the key against --print-config"
+            )
         if node is None:
-            raise ConfigError(f"{override!r}: {parent} is null: set {parent} as a whole")
+            raise _refusal(f"{shown!r}: {in_one_line(parent, 100)} is null: set it as a whole")
     if isinstance(node, dict):
         node[last] = value
-    elif isinstance(node, list) and last.isdigit() and int(last) < len(node):
+    elif isinstance(node, list) and _is_place(last, node):
         node[int(last)] = value
     else:
-        raise ConfigError(f"{override!r}: {key} cannot be set: check the key against --print-config")
+        raise _refusal(f"{shown!r}: {in_one_line(key, 100)} cannot be set: check the key against --print-config")
+
+
+def _is_place(word: str, items: list[Any]) -> bool:
+    return _PLACE.fullmatch(word) is not None and int(word) < len(items)
 
 
 def _validate(tree: Mapping[str, Any], source: str) -> TrainConfig:
+    if (problem := _problem(tree)) is not None:
+        raise _refusal(f"{source}: {problem}")
     try:
         # As JSON: strict means JSON's types then, and 3 is a number where a fraction may stand, but "3" is not.
         return TrainConfig.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise ConfigError("; ".join(f"{source}: {explain(detail)}" for detail in error.errors())) from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: {error}: use numbers, texts, lists and sections only") from None
+        details = error.errors()
+        told = "; ".join(f"{source}: {explain(detail)}" for detail in details[:_MOST_NAMED])
+        more = f"; and {len(details) - _MOST_NAMED} more" if len(details) > _MOST_NAMED else ""
+        raise ConfigError(told + more) from None
+    except (TypeError, ValueError) as error:
+        raise _refusal(f"{source}: {error}: use numbers, texts, lists and sections only") from None
+
+
+def _problem(tree: Mapping[str, Any]) -> str | None:
+    """Why a tree cannot be a configuration's, whatever its keys; looked for before anything copies it.
+
+    A few lines of aliases to aliases can stand for more values than memory holds, or for a list within itself.
+    """
+    values = 0
+    waiting: list[Iterator[Any]] = [iter(tree.items())]
+    while waiting:
+        for value in waiting[-1]:
+            values += 1
+            if values > _MOST_VALUES:
+                return f"has more than {_MOST_VALUES:,} values: look at its aliases (*name), and shorten it"
+            if isinstance(value, str) and (not _is_text(value) or "\0" in value):
+                return f"{in_one_line(value, 40)!r} is no text: leave out what cannot be printed"
+            if isinstance(value, (dict, list, tuple)):
+                waiting.append(iter(value.items() if isinstance(value, dict) else value))
+                break
+        else:
+            waiting.pop()
+        if len(waiting) > 2 * _DEEPEST:  # an item of a section is one of the levels
+            return f"is nested deeper than {_DEEPEST} sections: look at its brackets and aliases (*name)"
+    return None
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
+
+
+def _refusal(text: str) -> ConfigError:
+    return ConfigError(in_one_line(text))

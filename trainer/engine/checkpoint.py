@@ -106,7 +106,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         saved = json.loads(content)
         return Checkpoint(path, dict(saved["identity"]), Standing.from_fields(saved["standing"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(
             f"{path / STATE}: is none that this version can read: resume with the version that wrote it"
         ) from None

@@ -91,7 +91,8 @@ def _aside(path: Path) -> Path:
 
 
 def _write(path: Path, content: Content) -> None:
-    with open(path, "wb") as file:
+    path.unlink(missing_ok=True)  # of a killed process with this number, or a link that somebody put there
+    with open(path, "xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from trainer.rule import Fleet, Schedule, decide, updates_in_epoch
 
@@ -57,13 +60,15 @@ class Standing:
 
     @staticmethod
     def from_fields(fields: Mapping[str, Any]) -> Standing:
-        """The standing that dataclasses.asdict took apart. Raises TypeError or KeyError for other fields."""
-        state = dict(fields["state"])
-        if state["target"] is not None:
-            state["target"] = TargetReached(**state["target"])
-        if state["part"] is not None:
-            state["part"] = EpochPart(**state["part"])
-        return Standing(RunState(**state), dict(fields["seconds"]), fields["elapsed_s"])
+        """The standing that dataclasses.asdict took apart. Raises ValueError for other fields, or other types."""
+        # As JSON: strict means JSON's types then.
+        standing = _STANDING.validate_json(json.dumps(fields), strict=True)
+        if asdict(standing) != fields:
+            raise ValueError("these are the fields of another version")
+        return standing
+
+
+_STANDING = TypeAdapter(Standing)
 
 
 def epoch_ahead(schedule: Schedule, fleet: Fleet, state: RunState) -> int | None:

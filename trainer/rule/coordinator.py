@@ -27,6 +27,8 @@ from trainer.rule.noise_scale import (
 )
 from trainer.rule.schedule import NoiseCurve, NoiseDivisors, Warmup, noise_divisors
 
+_MOST_EPOCHS = 100_000  # a plan of more takes minutes
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -114,8 +116,8 @@ class Schedule:
             )
         if self.dataset_size < 1:
             raise PlanError(f"a dataset of {self.dataset_size} samples cannot be planned: it needs at least one")
-        if not (self.epochs > 0 and math.isfinite(self.epochs)):
-            raise PlanError(f"{self.epochs:g} epochs cannot be planned: give more than 0")
+        if not 0 < self.epochs <= _MOST_EPOCHS:
+            raise PlanError(f"{self.epochs:g} epochs cannot be planned: give more than 0 and at most {_MOST_EPOCHS:,}")
         if self.reference.global_batch > self.dataset_size:
             raise PlanError(
                 f"the reference batch of {self.reference.global_batch} samples is larger than the dataset "

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.sweep.errors import SweepError
-from trainer.tracking import FAILED, FILE_NAME, FINISHED, LOST_WORKER, RUNNING, RunLog, read_journal
+from trainer.tracking import FAILED, FILE_NAME, FINISHED, LOST_WORKER, RUNNING, STOOD_STILL, RunLog, read_journal
 
 Recipe = frozenset[tuple[str, str]]
 
@@ -37,10 +37,10 @@ def read_attempts(folder: Path) -> dict[Recipe, list[RunLog]]:
 def settled_by(attempts: Sequence[RunLog]) -> RunLog | None:
     """The run that settles a point: the last that finished, else the last that failed; None where it is to be run.
 
-    A run that diverged would again, so a failure settles a point. One that was killed, or whose workers were, does not.
-    Raises SweepError where a run goes on: that of a sweep which died without ending it.
+    A run that diverged would again, so a failure settles a point. One that was killed, whose workers were, or that
+    stood still, does not. Raises SweepError where a run goes on: that of a sweep which died without ending it.
     """
-    by_status = {log.status: log for log in attempts if not (log.error or "").startswith(LOST_WORKER)}
+    by_status = {log.status: log for log in attempts if not (log.error or "").startswith((LOST_WORKER, STOOD_STILL))}
     if (running := by_status.get(RUNNING)) is not None:
         raise SweepError(f"{running.source}: this run of the sweep still goes on: wait for its end, or end it")
     return by_status.get(FINISHED) or by_status.get(FAILED)

@@ -52,7 +52,8 @@ def run_child(command: Sequence[str], log_path: Path, stop: StopRequests, on_sto
     The first request to stop sends SIGTERM to the command and all that it started in its process group, and on_stop is
     called; the second, or 90 s, sends SIGKILL. Raises SweepError for a command that cannot be started.
     """
-    with open(log_path, "wb") as log:
+    log_path.unlink(missing_ok=True)  # of an earlier run, or a link that leads elsewhere
+    with open(log_path, "xb") as log:
         try:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

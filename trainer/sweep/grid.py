@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from trainer.passwords import without_password
 from trainer.sweep.errors import SweepError
 
 _SET_BY_THE_SWEEP = ("output", "tracking.parent")
@@ -61,7 +62,7 @@ def _points(grid: Grid) -> Iterator[Point]:
                 if seed is not None:
                     varied.append(f"seed={seed}")
                 name = [source or "the default run"] if len(grid.sources) > 1 or not varied else []
-                yield Point(" ".join([*name, *varied]), source, (*grid.overrides, *varied))
+                yield Point(without_password(" ".join([*name, *varied])), source, (*grid.overrides, *varied))
 
 
 def parse_axes(texts: Sequence[str], overrides: Sequence[str], seeds: bool) -> tuple[Axis, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainer.passwords import without_password
 from trainer.tracking.errors import TrackingError
 from trainer.tracking.journal import Journal
 from trainer.tracking.journal_reader import FILE_NAME, SWEEP_FILE_NAME, journals_in, read_journal, records_in
@@ -15,12 +16,13 @@ from trainer.tracking.tracker import (
     LOST_WORKER,
     PAUSED,
     RUNNING,
+    STOOD_STILL,
     SWEEP,
     RunStart,
     Tracker,
     Trackers,
 )
-from trainer.tracking.tracking_uri import resolve_tracking_uri, without_password
+from trainer.tracking.tracking_uri import resolve_tracking_uri
 
 __all__ = [
     "FAILED",
@@ -31,6 +33,7 @@ __all__ = [
     "LOST_WORKER",
     "PAUSED",
     "RUNNING",
+    "STOOD_STILL",
     "SWEEP",
     "SWEEP_FILE_NAME",
     "Journal",

@@ -2,6 +2,8 @@
 
 Lines have a "type" (start, epoch, event, close) and a "time" (seconds since 1970). JSON has no nan and no infinity:
 they are written as the strings "nan", "inf" and "-inf"; metrics that hold these strings are read back as numbers.
+Passwords in addresses are blotted out here, in whatever text they stand: nothing goes elsewhere that is not read from
+the journal.
 
 A process that dies while writing leaves at most an incomplete last line. The reader skips it and says so; any other
 damage is refused with file and line number. The writer holds a lock on the file while it lives, so that a reader can
@@ -20,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.passwords import without_password
 from trainer.tracking.errors import TrackingError
 from trainer.tracking.journal_reader import read_journal
 from trainer.tracking.tracker import CLOSED_STATUSES, RunStart
@@ -28,7 +31,8 @@ from trainer.tracking.tracker import CLOSED_STATUSES, RunStart
 class Journal:
     """Writes one run's journal at `path`, whose folder is made if need be.
 
-    Each record is one write of one line, so readers never see half of one; all is on disk for good at close. A journal
+    Each record is one write of one line, so readers never see half of one; an epoch's is on disk for good when log
+    returns, all are at close. A journal
     that is there already is continued, if it is of the same run. Raises TrackingError, at once or at any record, when
     the file cannot be written (read-only folder, full disk, another process writing it).
     """
@@ -37,7 +41,7 @@ class Journal:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise TrackingError(
                 f"{path}: cannot write the journal of the run ({error.strerror}): choose another output folder"
@@ -68,7 +72,8 @@ class Journal:
         )
 
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        self._write("epoch", epoch=epoch, metrics=metrics)
+        # On the disk before the epoch's checkpoint is: a run that goes on from that has all metrics until then.
+        self._write("epoch", lasting=True, epoch=epoch, metrics=metrics)
 
     def event(self, kind: str, fields: Mapping[str, object]) -> None:
         self._write("event", kind=kind, fields=fields)
@@ -76,18 +81,19 @@ class Journal:
     def close(self, status: str, summary: Mapping[str, float], error: str | None = None) -> None:
         assert status in CLOSED_STATUSES, f"a run ends as one of {CLOSED_STATUSES}, not {status!r}"
         try:
-            self._write("close", status=status, summary=summary, error=error)
-            os.fsync(self._file)
+            self._write("close", lasting=True, status=status, summary=summary, error=error)
         finally:
             os.close(self._file)
 
-    def _write(self, record_type: str, **fields: object) -> None:
+    def _write(self, record_type: str, lasting: bool = False, **fields: object) -> None:
         record = {"type": record_type, "time": round(time.time(), 3), **fields}
         line = json.dumps(_to_json(record), ensure_ascii=False, allow_nan=False).encode(errors="replace") + b"\n"
         end = os.lseek(self._file, 0, os.SEEK_END)
         try:
             if os.write(self._file, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if lasting:
+                os.fsync(self._file)
         except OSError as error:
             # Half a line in the middle would make the journal unreadable, should a later record fit.
             os.ftruncate(self._file, end)
@@ -97,15 +103,18 @@ class Journal:
 
 
 def _to_json(value: Any) -> Any:
-    """The value in JSON's types: numbers that JSON cannot hold as strings, other libraries' scalars as Python's."""
-    if value is None or isinstance(value, (str, bool)):
+    """The value in JSON's types, texts without passwords: numbers that JSON cannot hold as strings, other libraries'
+    scalars as Python's."""
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return without_password(value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, Mapping):
-        return {str(key): _to_json(item) for key, item in value.items()}
+        return {without_password(str(key)): _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_to_json(item) for item in value]
     if hasattr(value, "item"):  # scalars of numpy and torch

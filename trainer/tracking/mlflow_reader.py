@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.passwords import without_password
 from trainer.tracking.errors import TrackingError
 from trainer.tracking.mlflow_store import (
     ERROR_TAG,
@@ -21,7 +22,6 @@ from trainer.tracking.mlflow_store import (
 )
 from trainer.tracking.run_log import Close, EpochMetrics, RunLog
 from trainer.tracking.tracker import CLOSED_STATUSES, KIND, RUN_UID, SWEEP, RunStart
-from trainer.tracking.tracking_uri import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.passwords import without_password, without_secrets
 from trainer.tracking.errors import TrackingError
 from trainer.tracking.run_log import EpochMetrics, RunLog
 from trainer.tracking.tracker import KIND, PAUSED, RUNNING, SWEEP
-from trainer.tracking.tracking_uri import sqlite_path, without_password
+from trainer.tracking.tracking_uri import sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -297,11 +298,14 @@ def errors_of(uri: str) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a store failed, in a line without passwords: the system's own words where it was the system that refused."""
+    """Why a store failed, in a line without secrets: the system's own words where it was the system that refused.
+
+    requests puts a token that cannot be sent (with a line break at its end, from a file) into its message.
+    """
     text, cause = str(error).strip() or type(error).__name__, error.__cause__ or error.__context__
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             text = cause.strerror
         cause = cause.__cause__ or cause.__context__
-    line = without_password(text).splitlines()[0]
+    line = without_secrets(text, os.environ).splitlines()[0]
     return line if len(line) <= 200 else f"{line[:200]}..."

@@ -6,19 +6,21 @@ times; a server that is away for an hour costs no memory; and after a restart th
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from trainer.passwords import without_password
 from trainer.tracking.errors import TrackingError
 from trainer.tracking.journal_reader import read_journal
 from trainer.tracking.mlflow_store import RunSender, reason_of
-from trainer.tracking.tracker import RunStart
-from trainer.tracking.tracking_uri import without_password
+from trainer.tracking.tracker import PAUSED, RunStart
 
 _BETWEEN_SENDS_S = 1.0  # gathers short epochs into one request
 _FIRST_RETRY_S = 5.0
 _LONGEST_RETRY_S = 120.0
+_PAUSE_TIMEOUT_S = 5.0
 
 
 class MlflowTracker:
@@ -26,8 +28,8 @@ class MlflowTracker:
 
     Never raises, and never waits while the run goes on. `start` waits for the first answer, at most start_timeout_s:
     importing MLflow and making a store take seconds of the interpreter's time, which the first epoch would pay for.
-    `close` gives the last records close_timeout_s to arrive. `warn` is
-    called with one line when the store cannot be used, once, from another thread; and at the end if some are unsent.
+    `close` gives the last records close_timeout_s to arrive, 5 s where the run is to go on later. `warn` is called with
+    one line when the store cannot be used, once, from another thread; and at the end if some are unsent.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class MlflowTracker:
         self._closing.set()
         self._news.set()
         if self._thread.ident is not None:
-            self._thread.join(self._close_timeout_s)
+            # What was stopped to go on later has no time to lose, and sends the rest then.
+            patience_s = _PAUSE_TIMEOUT_S if status == PAUSED else math.inf
+            self._thread.join(min(patience_s, self._close_timeout_s))
         if unsent := self._unsent_records():
             self._has_warned = True  # a thread that is still waiting for an answer has nothing to add
             self._warn(

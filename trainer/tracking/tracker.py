@@ -19,6 +19,7 @@ RUNNING: Final = "RUNNING"
 PAUSED: Final = "PAUSED"  # to be started again, with another number of workers
 CLOSED_STATUSES: Final = (FINISHED, FAILED, KILLED, PAUSED)
 
+STOOD_STILL: Final = "nothing moved"  # how it begins where a watchdog ended the run
 LOST_WORKER: Final = "another worker has ended"  # how the error begins of a run whose other workers left it
 
 RUN_UID: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")

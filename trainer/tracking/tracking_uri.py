@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from trainer.passwords import BLOTTED, without_password
 from trainer.tracking.errors import TrackingError
 from trainer.tracking.journal_reader import SWEEP_FILE_NAME
 
@@ -17,10 +19,19 @@ def resolve_tracking_uri(setting: str, output_folder: Path, environment_uri: str
     """The MLflow tracking URI that a setting means; None where there is to be no store.
 
     setting: "off"; "auto", which is environment_uri (the value of MLFLOW_TRACKING_URI) where that is set, else an
-    SQLite file in output_folder; or a tracking URI. Raises TrackingError for what MLflow cannot be asked to open.
+    SQLite file in output_folder; or a tracking URI. One whose password is blotted out, as in the record of a run that
+    is resumed, means environment_uri where that is the same address. Raises TrackingError for what MLflow cannot be
+    asked to open, and where the password is not known.
     """
     if setting == "off":
         return None
+    if BLOTTED in setting and setting == without_password(setting):
+        if environment_uri and without_password(environment_uri) == setting:
+            return _checked(environment_uri, "MLFLOW_TRACKING_URI")
+        raise TrackingError(
+            f"tracking URI {setting!r}: its password was not written down: set MLFLOW_TRACKING_URI to the whole "
+            "address, or give tracking.mlflow again (off, auto or a URI)"
+        )
     if setting == "auto":
         return _checked(environment_uri, "MLFLOW_TRACKING_URI") if environment_uri else sqlite_uri(output_folder)
     return _checked(setting, "tracking URI")
@@ -43,11 +54,6 @@ def is_there(uri: str) -> bool:
     return path is None or path.exists()
 
 
-def without_password(text: str) -> str:
-    """The text with the user and password of every URI in it blotted out."""
-    return re.sub(r"://[^/\s]*@", "://***@", text)
-
-
 def _checked(uri: str, what: str) -> str:
     scheme = re.split(r"[:+]", uri, maxsplit=1)[0]
     if scheme not in _SCHEMES or ("://" not in uri and uri != "databricks"):
@@ -55,4 +61,18 @@ def _checked(uri: str, what: str) -> str:
             f"{what} {without_password(uri)!r}: is none that MLflow can use here: give a server (http://HOST:PORT), "
             f'a file (sqlite:///PATH.db), "auto" or "off"'
         )
+    # Else a part of the password would be taken for the host or the port, and be shown.
+    if not uri.startswith(_SQLITE) and (re.search(r"\s", uri) or not _port_is_a_number(uri)):
+        raise TrackingError(
+            f"{what}: its {scheme} address has blanks, or a port that is no number: write the special characters of a "
+            "password in percent code (%2F for /)"
+        )
     return uri
+
+
+def _port_is_a_number(uri: str) -> bool:
+    try:
+        _ = urlsplit(uri).port
+    except ValueError:
+        return False
+    return True
