@@ -36,7 +36,7 @@ def run_workers(
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python ARGUMENTS` on that many workers; returns the finished launcher with its output."""
     return subprocess.run(
-        [*_prefix(launcher, workers), *arguments],
+        launch_command(launcher, workers, arguments),
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -67,7 +67,13 @@ def worker_environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PATH": path}
 
 
-def _prefix(launcher: Launcher, workers: int) -> list[str]:
+def launch_command(launcher: Launcher, workers: int, arguments: Sequence[str]) -> list[str]:
+    """What starts `python ARGUMENTS` on that many workers."""
+    return [*launch_prefix(launcher, workers), *arguments]
+
+
+def launch_prefix(launcher: Launcher, workers: int) -> list[str]:
+    """What starts Python so many times."""
     match launcher:
         case "alone":
             return [sys.executable]

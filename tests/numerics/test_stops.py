@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import time
 
 import pytest
 import torch
@@ -97,6 +99,24 @@ def test_other_fleets_take_it_up_in_the_middle_of_an_epoch(tmp_path, whole):
         assert values == pytest.approx({**whole[1][epoch], **cut}, rel=1e-6), epoch  # losses are added up in float32
     for name, tensor in whole[0].model.state_dict().items():
         torch.testing.assert_close(tensors[name], tensor, rtol=1e-12, atol=1e-12, msg=name)
+
+
+def test_a_clock_that_jumps_moves_nothing(tmp_path, whole, monkeypatch):
+    """The host's time goes back by a day whenever somebody asks for it."""
+    days = itertools.count()
+    monkeypatch.setattr(time, "time", lambda: 1.7e9 - 86400 * next(days))
+    began = time.monotonic()
+
+    class Timed(Curves):
+        def log(self, epoch, metrics):
+            super().log(epoch, metrics)
+            shown.append(metrics["elapsed_s"])
+
+    shown = []
+    state, clock = train(job_of(tmp_path, timed := Timed(), dtype=torch.float64))
+    assert shown == sorted(shown)
+    assert 0 < state.target.elapsed_s <= shown[0] + 1e-6 < clock.elapsed() <= time.monotonic() - began
+    assert timed.metrics == whole[1]
 
 
 def test_all_workers_stop_in_the_same_place_whoever_is_asked(tmp_path):
