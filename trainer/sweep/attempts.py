@@ -13,6 +13,7 @@ from trainer.tracking import FAILED, FILE_NAME, FINISHED, LOST_WORKER, RUNNING, 
 
 Recipe = frozenset[tuple[str, str]]
 
+_CHECKPOINT = "checkpoints/*/state.json"  # as the engine lays it out, for which torch would have to be imported
 _WHERE_THE_RECORD_GOES = ("output", "tracking.mlflow", "tracking.parent")
 
 
@@ -44,6 +45,12 @@ def settled_by(attempts: Sequence[RunLog]) -> RunLog | None:
     if (running := by_status.get(RUNNING)) is not None:
         raise SweepError(f"{running.source}: this run of the sweep still goes on: wait for its end, or end it")
     return by_status.get(FINISHED) or by_status.get(FAILED)
+
+
+def left_by(attempts: Sequence[RunLog]) -> Path | None:
+    """The folder of the run that an unsettled point goes on with: the last that has a checkpoint, if any."""
+    folders = [Path(log.source).parent for log in attempts]
+    return next((folder for folder in reversed(folders) if any(folder.glob(_CHECKPOINT))), None)
 
 
 def result_text(log: RunLog) -> str:

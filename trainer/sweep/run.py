@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.sweep.attempts import Recipe, journals_of, result_text
+from trainer.sweep.attempts import Recipe, journals_of, left_by, read_attempts, result_text
 from trainer.sweep.child import StopRequests, last_words, run_child
 from trainer.sweep.errors import SweepError
 from trainer.sweep.grid import Point
@@ -61,7 +61,7 @@ def run_points(
         if stop.count:
             return
         progress.point_started(place + 1, task.point.label)
-        log = _run_point(sweep, task.point, run_uid, progress, stop)
+        log = _run_point(sweep, task, run_uid, progress, stop)
         if log is None or (stop.count and log.status != FINISHED):
             return
         logs[place] = log
@@ -80,16 +80,19 @@ def counts(logs: Sequence[RunLog | None]) -> dict[str, float]:
     return {"sweep/points": len(logs), "sweep/finished": sum(ended), "sweep/failed": len(ended) - sum(ended)}
 
 
-def _run_point(sweep: Sweep, point: Point, run_uid: str, progress: SweepProgress, stop: StopRequests) -> RunLog | None:
-    """Runs one point to its end; None where it was stopped before it had begun."""
+def _run_point(sweep: Sweep, task: Task, run_uid: str, progress: SweepProgress, stop: StopRequests) -> RunLog | None:
+    """Runs one point to its end, from its newest checkpoint where it was broken off; None where it was stopped before
+    it had begun."""
+    point = task.point
     words = [*([] if point.source is None else [point.source]), *point.overrides]
     own = [f"output={_yaml_text(str(sweep.folder))}", f"tracking.parent={_yaml_text(run_uid)}"]
-    command = [*sweep.launcher, sys.executable, "-m", "trainer", "train", *words, *own]
-    known, said = journals_of(sweep.folder), sweep.folder / RUNNING_LOG
-    code = run_child(
-        command, said, stop, lambda: progress.say("stopping: the run under way closes its record; again kills it")
-    )
-    begun = [log for log in map(read_journal, journals_of(sweep.folder) - known) if log.run.parent == run_uid]
+    left = left_by(read_attempts(sweep.folder).get(task.recipe, []))
+    resume = [] if left is None else ["--resume", str(left)]
+    command = [*sweep.launcher, sys.executable, "-m", "trainer", "train", *words, *own, *resume]
+    before, said = _sizes(sweep.folder), sweep.folder / RUNNING_LOG
+    code = run_child(command, said, stop, lambda: progress.say("stopping: the run under way is saved; again kills it"))
+    begun = [read_journal(path) for path, size in _sizes(sweep.folder).items() if before.get(path) != size]
+    begun = [log for log in begun if log.run.parent == run_uid]
     if not begun:
         if stop.count:
             return None
@@ -102,6 +105,11 @@ def _run_point(sweep: Sweep, point: Point, run_uid: str, progress: SweepProgress
     if code == _USER_ERROR:
         raise SweepError(f"{point.label}: {log.error}; to repeat this run then, remove {folder}")
     return log
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    """How much is in the journals of the sweep's runs."""
+    return {path: path.stat().st_size for path in journals_of(folder)}
 
 
 def _yaml_text(text: str) -> str:
