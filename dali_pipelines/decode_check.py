@@ -1,20 +1,17 @@
-"""Which files cannot be decoded: DALI says that a batch failed, not on which file, so each is decoded alone."""
+"""Which files cannot be decoded, and why: each is decoded alone, from end to end."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dali_pipelines.dataset_index import DatasetIndex
 from dali_pipelines.errors import DataError
 from dali_pipelines.image_header import image_size
 
 _FILES_AT_ONCE = 1024
-_THREADS_TO_NAME_FILES = 4
 
 
 def examine(index: DatasetIndex, samples: Sequence[int], threads: int) -> Iterator[tuple[int, str | None]]:
@@ -22,26 +19,11 @@ def examine(index: DatasetIndex, samples: Sequence[int], threads: int) -> Iterat
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(samples), _FILES_AT_ONCE):  # a million waiting tasks would cost a gigabyte
             chunk = samples[start : start + _FILES_AT_ONCE]
-            yield from zip(chunk, pool.map(lambda sample: _fault(index, sample), chunk), strict=True)
+            yield from zip(chunk, pool.map(lambda sample: fault_of(index, sample), chunk), strict=True)
 
 
-def undecodable_files(index: DatasetIndex, samples: NDArray[np.int64], reason: str) -> DataError:
-    """The error that names the files among these samples that made DALI fail for the given reason."""
-    faults = [
-        f"{os.fsdecode(index.path_bytes(sample))} ({fault})"
-        for sample, fault in examine(index, samples.tolist(), _THREADS_TO_NAME_FILES)
-        if fault
-    ]
-    if faults:
-        return DataError(f"cannot be decoded: {', '.join(faults)}: repair or remove the files and index them again")
-    first = index.path(int(samples[0]))
-    return DataError(
-        f"{first} and {len(samples) - 1} more images: decoding them together failed ({reason}), and each of them alone "
-        "can be decoded: if memory ran out, use smaller micro-batches or less prefetching"
-    )
-
-
-def _fault(index: DatasetIndex, sample: int) -> str | None:
+def fault_of(index: DatasetIndex, sample: int) -> str | None:
+    """What is wrong with the file of one sample, or None."""
     path = index.path_bytes(sample)
     try:
         height, width = image_size(path)

@@ -11,23 +11,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dali_pipelines.errors import DataError
 from dali_pipelines.graphs import Graph, Placement
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One micro-batch to decode: its samples, (n,) int64 with n >= 1, and what the graph is fed for them."""
+    """One micro-batch to decode: what it was asked for by, (n,) int64 with n >= 1, the samples whose files are decoded,
+    (n,) int64, and what the graph is fed for them."""
 
+    keys: NDArray[np.int64]
     ids: NDArray[np.int64]
     inputs: tuple[object, ...]
 
 
 class DecodingFailed(RuntimeError):
-    """DALI gave up on one of these samples; it does not say on which."""
+    """DALI gave up on a sample of these requests, none of which was delivered; it does not say on which."""
 
-    def __init__(self, ids: NDArray[np.int64], reason: str) -> None:
+    def __init__(self, requests: tuple[Request, ...], reason: str) -> None:
         super().__init__(reason)
-        self.ids = ids
+        self.requests = requests
 
 
 class DecodingQueue:
@@ -44,12 +47,13 @@ class DecodingQueue:
         self._stream = 0
         self._pipeline: Any = None
 
-    def start(self, requests: Iterator[Request]) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-        """Begin to decode now; the iterator yields (ids, images) in the order of the requests.
+    def start(self, requests: Iterator[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
+        """Begin to decode now; the iterator yields (request, images) in the order of the requests.
 
         Ends the stream that was started before, whether or not it was read to its end. The images of one request have
-        to leave the graph in one shape; they belong to the reader: DALI does not write to their memory again.
-        Reading raises DecodingFailed.
+        to leave the graph in one shape; they belong to the reader: DALI does not write to their memory again. Reading
+        raises DecodingFailed, after which the rest of the requests may be started as a new stream. A DataError that the
+        requests raise ends the stream.
         """
         self._requests = iter(())
         while self._in_flight:
@@ -60,11 +64,11 @@ class DecodingQueue:
         if self._pipeline is None:
             self._pipeline = self._build()
         # DALI takes up a new stream only after it has met the end of the last one by itself.
-        self._pipeline.schedule_run()
+        self._schedule()
         self._pipeline.reset()
         self._requests = requests
         self._stream += 1
-        self._pipeline.schedule_run()
+        self._schedule()
         return self._read(self._stream)
 
     def close(self) -> None:
@@ -73,14 +77,14 @@ class DecodingQueue:
         self._pipeline = None
         self._in_flight.clear()
 
-    def _read(self, stream: int) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+    def _read(self, stream: int) -> Iterator[tuple[Request, torch.Tensor]]:
         while True:
             assert stream == self._stream, "this stream is over: a newer one was started, or the queue closed"
             if not self._in_flight:
                 return
             yield self._take()
 
-    def _take(self) -> tuple[NDArray[np.int64], torch.Tensor]:
+    def _take(self) -> tuple[Request, torch.Tensor]:
         assert self._pipeline is not None, "the queue is closed"
         device = self._placement.device
         # On a GPU the outputs are bound to the stream that reads them, so that DALI reuses the memory of a dropped
@@ -90,14 +94,21 @@ class DecodingQueue:
             (output,) = self._pipeline.share_outputs(reader)
             images = torch.from_dlpack(output.as_tensor())
             self._pipeline.release_outputs()
-            request = self._in_flight.popleft()
-            self._pipeline.schedule_run()
+            self._schedule()
         except RuntimeError as error:
             # The error may be about any batch in flight, and the pipeline object is dead.
-            ids = np.concatenate([request.ids for request in self._in_flight])
+            in_flight = tuple(self._in_flight)
             self.close()
-            raise DecodingFailed(ids, _reason(error)) from error
-        return request.ids, images
+            # Without the traceback, which would keep the dead pipeline and its memory until the error is forgotten.
+            raise DecodingFailed(in_flight, _reason(error)) from error.with_traceback(None)
+        return self._in_flight.popleft(), images
+
+    def _schedule(self) -> None:
+        try:
+            self._pipeline.schedule_run()
+        except DataError:  # of the requests: the pipeline would wait for them for ever
+            self.close()
+            raise
 
     def _next_inputs(self) -> tuple[object, ...]:
         request = next(self._requests)  # its StopIteration is how DALI learns that a stream ends

@@ -52,50 +52,67 @@ class Graph:
 
 
 def training_graph(image_size: int, mean: Sequence[float], std: Sequence[float]) -> Graph:
-    """Fed paths, window corners, window shapes and flips: the windows resized to (S, S), mirrored and normalised, NCHW
-    float32."""
+    """Fed paths, sizes of the images, window corners, window shapes and flips: the windows resized to (S, S), mirrored
+    and normalised, NCHW float32."""
 
     def build(placement: Placement, fed: Nodes) -> Any:
         from nvidia.dali import fn
 
-        paths, corners, shapes, mirror = fed
-        files = fn.io.file.read(paths)
+        paths, sizes, corners, shapes, mirror = fed
+        files = _checked_files(paths, sizes)
         images = fn.decoders.image_slice(
             files, start=corners, shape=shapes, axes=(0, 1), device=_decoder_device(placement)
         )
         images = _resized(_delivered(placement, images), (image_size, image_size))
         return _normalised(images, mirror, mean, std)
 
-    return Graph(build, inputs=4)
+    return Graph(build, inputs=5)
 
 
 def centre_graph(image_size: int, mean: Sequence[float], std: Sequence[float]) -> Graph:
-    """Fed paths, window corners, shapes and flips: the image resized to its shape, its (S, S) window cut out, the rest
-    as in training."""
+    """Fed paths, sizes of the images, window corners, shapes and flips: the image resized to its shape, its (S, S)
+    window cut out, the rest as in training."""
 
     def build(placement: Placement, fed: Nodes) -> Any:
         from nvidia.dali import fn, types
 
-        paths, corners, shapes, mirror = fed
-        images = fn.decoders.image(fn.io.file.read(paths), device=_decoder_device(placement))
+        paths, sizes, corners, shapes, mirror = fed
+        images = fn.decoders.image(_checked_files(paths, sizes), device=_decoder_device(placement))
         # Resize takes its size as floats, which hold whole numbers of pixels exactly.
         images = _resized(_delivered(placement, images), fn.cast(shapes, dtype=types.FLOAT))
         images = fn.slice(images, start=corners, shape=(image_size, image_size), axes=(0, 1))
         return _normalised(images, mirror, mean, std)
 
-    return Graph(build, inputs=4)
+    return Graph(build, inputs=5)
 
 
 def whole_graph() -> Graph:
-    """Fed paths: the images as they are, NHWC uint8."""
+    """Fed paths and sizes of the images: the images as they are, NHWC uint8."""
 
     def build(placement: Placement, fed: Nodes) -> Any:
         from nvidia.dali import fn
 
-        (paths,) = fed
-        return _delivered(placement, fn.decoders.image(fn.io.file.read(paths), device=_decoder_device(placement)))
+        files = _checked_files(*fed)
+        return _delivered(placement, fn.decoders.image(files, device=_decoder_device(placement)))
 
-    return Graph(build, inputs=1)
+    return Graph(build, inputs=2)
+
+
+def _checked_files(paths: Any, sizes: Any) -> Any:
+    """The files' bytes; fails where an image has not the size (height, width) that the index knows, or no header.
+
+    DALI's decoders may take the process down with them when the header of one image of a batch is refused, or its
+    window lies outside: their threads go on with what has been torn down (seen with DALI 2.4; no harm comes of damage
+    behind the header). So such a file must not reach them.
+    """
+    from nvidia.dali import fn, types
+
+    files = fn.io.file.read(paths)
+    shape = fn.peek_image_shape(files, dtype=types.INT32)
+    differs = fn.cast(fn.slice(shape, 0, 2, axes=[0]) != sizes, dtype=types.INT32)
+    sides_that_differ = fn.reductions.sum(differs, dtype=types.INT32, keep_dims=True)
+    # A reshape to more bytes than there are is an error; to as many it is nothing, not even a copy.
+    return fn.reshape(files, shape=files.shape(dtype=types.INT32) + sides_that_differ)
 
 
 def _decoder_device(placement: Placement) -> str:

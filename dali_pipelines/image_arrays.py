@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dali_pipelines.augmentation import Augmentation, draws_at, flips, pad_offsets
 from dali_pipelines.errors import DataError
 from dali_pipelines.sample_order import Shard, evaluation_batches, micro_batch_starts
+from dali_pipelines.unreadable import UnreadableFiles
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +56,7 @@ class ImageArrayPipeline:
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         device: torch.device,
+        unreadable: UnreadableFiles,
     ) -> None:
         """Raises DataError if the images are not (image_size, image_size), or would have to be resized to train."""
         if augmentation.crop == "random_resized":
@@ -73,6 +75,7 @@ class ImageArrayPipeline:
         self.train_size = len(train)
         self.validation_size = len(validation)
         self.class_names = train.class_names
+        self.unreadable = unreadable
         self._seed = seed
         self._augmentation = augmentation
         self._padding = augmentation.padding if augmentation.crop == "pad" else 0

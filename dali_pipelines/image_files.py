@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from dali_pipelines.augmentation import Augmentation, centre_crops, crop_windows, draws_at, flips
 from dali_pipelines.dataset_index import DatasetIndex
-from dali_pipelines.decode_check import undecodable_files
-from dali_pipelines.decoding_queue import DecodingFailed, DecodingQueue, Request
+from dali_pipelines.decoding_queue import Request
 from dali_pipelines.errors import DataError
 from dali_pipelines.graphs import Placement, centre_graph, training_graph, whole_graph
 from dali_pipelines.image_arrays import LabelledImages
+from dali_pipelines.mending_queue import LabelRule, MendingQueue, labels_as_asked, labels_as_shown, with_stand_ins
 from dali_pipelines.sample_order import Shard, evaluation_batches, micro_batch_starts
+from dali_pipelines.unreadable import UnreadableFiles
 
 _LOADED_AT_ONCE = 512  # images; those that are held in memory are small
 
@@ -37,6 +38,7 @@ class ImageFilePipeline:
         placement: Placement,
         threads: int,
         prefetch: int,
+        files: UnreadableFiles,
     ) -> None:
         """Raises DataError if the images would have to be padded."""
         if augmentation.crop == "pad":
@@ -56,25 +58,23 @@ class ImageFilePipeline:
         options = {"max_batch": max_micro_batch, "threads": threads, "prefetch": prefetch}
         centre = centre_graph(image_size, mean, std)
         training = centre if augmentation.crop == "none" else training_graph(image_size, mean, std)
-        # Neither builds its DALI pipeline before it is asked for a batch.
-        self._train_queue = DecodingQueue(training, placement, **options)
-        self._validation_queue = DecodingQueue(centre, placement, **options)
+        self.unreadable = files
+        self._train_queue = MendingQueue(train, training, placement, self._training_request, files, **options)
+        self._validation_queue = MendingQueue(validation, centre, placement, self._validation_request, files, **options)
 
     def batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """See pipeline.InputPipeline."""
         self._check_size(shard.micro_batch)
-        starts = micro_batch_starts(shard)
-        requests = (self._training_request(start, shard.micro_batch) for start in starts)
-        return self._labelled(self._train, self._train_queue, requests)
+        positions = (np.arange(start, start + shard.micro_batch, dtype=np.int64) for start in micro_batch_starts(shard))
+        return self._labelled(self._train, self._train_queue.start(positions), labels_as_shown)
 
     def evaluation_batches(
         self, rank: int, world_size: int, micro_batch: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """See pipeline.InputPipeline."""
         self._check_size(micro_batch)
-        batches = evaluation_batches(rank, world_size, micro_batch, self.validation_size)
-        requests = (self._centre_request(self._validation, ids, np.zeros(len(ids), dtype=np.bool_)) for ids in batches)
-        return self._labelled(self._validation, self._validation_queue, requests)
+        samples = evaluation_batches(rank, world_size, micro_batch, self.validation_size)
+        return self._labelled(self._validation, self._validation_queue.start(samples), labels_as_asked)
 
     def close(self) -> None:
         """Stop decoding and give DALI's threads and memory back."""
@@ -86,37 +86,33 @@ class ImageFilePipeline:
             f"micro-batches of {micro_batch} were not announced: at most {self._max_micro_batch}"
         )
 
-    def _training_request(self, start: int, micro_batch: int) -> Request:
-        draws = draws_at(self._seed, self.train_size, np.arange(start, start + micro_batch, dtype=np.int64))
-        mirror = flips(draws) if self._augmentation.flip else np.zeros(micro_batch, dtype=np.bool_)
+    def _training_request(self, positions: NDArray[np.int64], stand_ins: Mapping[int, int]) -> Request:
+        draws = draws_at(self._seed, self.train_size, positions)
+        ids = with_stand_ins(positions, draws.ids, stand_ins)
+        sizes = self._train.sizes[ids]
+        # A stand-in is cut and flipped as was drawn for the image that it stands in for: at its own place in the epoch
+        # it is seen otherwise.
+        mirror = flips(draws) if self._augmentation.flip else np.zeros(len(positions), dtype=np.bool_)
         if self._augmentation.crop == "none":
-            return self._centre_request(self._train, draws.ids, mirror)
-        windows = crop_windows(draws, self._train.sizes[draws.ids], self._augmentation)
-        return _request(self._train, draws.ids, windows, mirror)
+            return _request(self._train, positions, ids, centre_crops(sizes, self.image_size), mirror)
+        return _request(self._train, positions, ids, crop_windows(draws, sizes, self._augmentation), mirror)
 
-    def _centre_request(self, index: DatasetIndex, ids: NDArray[np.int64], mirror: NDArray[np.bool_]) -> Request:
-        return _request(index, ids, centre_crops(index.sizes[ids], self.image_size), mirror)
+    def _validation_request(self, samples: NDArray[np.int64], stand_ins: Mapping[int, int]) -> Request:
+        ids = with_stand_ins(samples, samples, stand_ins)
+        windows = centre_crops(self._validation.sizes[ids], self.image_size)
+        return _request(self._validation, samples, ids, windows, np.zeros(len(ids), dtype=np.bool_))
 
     def _labelled(
-        self, index: DatasetIndex, queue: DecodingQueue, requests: Iterator[Request]
+        self, index: DatasetIndex, decoded: Iterator[tuple[Request, torch.Tensor]], labels: LabelRule
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        # Started here and not in the generator below, whose body runs only once somebody asks for a batch.
-        decoded = queue.start(requests)
-
-        def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            try:
-                for ids, images in decoded:
-                    yield images, torch.from_numpy(index.labels[ids]).to(self._device)
-            except DecodingFailed as failure:
-                raise undecodable_files(index, failure.ids, str(failure)) from failure
-
-        return batches()
+        return ((images, torch.from_numpy(labels(index, request)).to(self._device)) for request, images in decoded)
 
 
-def load_images(index: DatasetIndex, threads: int) -> LabelledImages:
+def load_images(index: DatasetIndex, threads: int, files: UnreadableFiles, label_rule: LabelRule) -> LabelledImages:
     """All images of the index decoded into memory; they have to be of one size, and small.
 
-    Raises DataError if they are not of one size, do not fit into memory, or cannot be decoded.
+    Raises DataError if they are not of one size, do not fit into memory, or more of them cannot be decoded than are
+    allowed.
     """
     height, width = (int(side) for side in index.sizes[0])
     if odd := np.flatnonzero((index.sizes != index.sizes[0]).any(axis=1)).tolist():
@@ -131,27 +127,33 @@ def load_images(index: DatasetIndex, threads: int) -> LabelledImages:
         raise DataError(
             f"{index.root}: {len(index)} images of {height} x {width} do not fit into memory: read them from files"
         ) from None
+    labels = np.empty(len(index), dtype=np.int64)
+
+    def request(samples: NDArray[np.int64], stand_ins: Mapping[int, int]) -> Request:
+        ids = with_stand_ins(samples, samples, stand_ins)
+        return Request(samples, ids, (_paths(index, ids), index.sizes[ids]))
+
     placement = Placement(torch.device("cpu"), decode_on_gpu=False)
-    queue = DecodingQueue(whole_graph(), placement, max_batch=_LOADED_AT_ONCE, threads=threads, prefetch=2)
-    chunks = (np.arange(i, min(i + _LOADED_AT_ONCE, len(index))) for i in range(0, len(index), _LOADED_AT_ONCE))
+    options = {"max_batch": _LOADED_AT_ONCE, "threads": threads, "prefetch": 2}
+    queue = MendingQueue(index, whole_graph(), placement, request, files, **options)
     try:
-        for ids, decoded in queue.start(Request(ids, (_paths(index, ids),)) for ids in chunks):
-            images[ids] = decoded.numpy()
-    except DecodingFailed as failure:
-        raise undecodable_files(index, failure.ids, str(failure)) from failure
+        for chunk, decoded in queue.start(evaluation_batches(0, 1, _LOADED_AT_ONCE, len(index))):
+            images[chunk.keys] = decoded.numpy()
+            labels[chunk.keys] = label_rule(index, chunk)
     finally:
         queue.close()
-    return LabelledImages(images, index.labels, index.class_names, index.digest)
+    return LabelledImages(images, labels, index.class_names, index.digest)
 
 
 def _request(
     index: DatasetIndex,
+    keys: NDArray[np.int64],
     ids: NDArray[np.int64],
     windows: tuple[NDArray[np.int32], NDArray[np.int32]],
     mirror: NDArray[np.bool_],
 ) -> Request:
     corners, shapes = windows
-    return Request(ids, (_paths(index, ids), corners, shapes, mirror.astype(np.int32)))
+    return Request(keys, ids, (_paths(index, ids), index.sizes[ids], corners, shapes, mirror.astype(np.int32)))
 
 
 def _paths(index: DatasetIndex, ids: NDArray[np.int64]) -> list[NDArray[np.uint8]]:

@@ -30,26 +30,35 @@ from dali_pipelines.graphs import Decoder, place
 from dali_pipelines.image_arrays import ImageArrayPipeline, LabelledImages
 from dali_pipelines.image_files import ImageFilePipeline, load_images
 from dali_pipelines.image_folder import open_folder
+from dali_pipelines.mending_queue import LabelRule, labels_as_asked, labels_as_shown
 from dali_pipelines.sample_order import Shard
+from dali_pipelines.unreadable import UnreadableFiles
 
 Format = Literal["digits", "folder", "cifar10"]
 
 
 class InputPipeline(Protocol):
-    """How samples become tensors; the only thing about data that a training loop sees."""
+    """How samples become tensors; the only thing about data that a training loop sees.
+
+    unreadable: the files that this worker could not read so far, and how many it may meet.
+    """
 
     train_size: int
     validation_size: int
     class_names: tuple[str, ...]
     image_size: int
+    unreadable: UnreadableFiles
 
     def batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The shard's micro-batches in order: images (micro_batch, 3, S, S) float32, normalised, and labels
         (micro_batch,) int64, both on the device and the reader's to keep.
 
         Decoding starts at this call and keeps ahead of the reader. The iterator may be dropped half-way; a new call
-        ends it. micro_batch may differ at every call, up to max_micro_batch. Raises DataError naming the files when an
-        image cannot be decoded.
+        ends it. micro_batch may differ at every call, up to max_micro_batch.
+
+        An image that cannot be decoded is replaced by the next of the data set that can be, with that one's label, cut
+        and flipped as was drawn for the missing one: what stands at a position depends on the position and the files
+        alone. Raises DataError naming the files when they are more than are allowed.
         """
         ...
 
@@ -58,7 +67,8 @@ class InputPipeline(Protocol):
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This worker's share of the validation images, as in batches; over all workers every image comes once.
 
-        The last batch may be short, and there may be none.
+        The last batch may be short, and there may be none. Where an image cannot be decoded another one's pixels come
+        with the label unreadable.UNREADABLE: it counts, and no guess is right.
         """
         ...
 
@@ -153,15 +163,18 @@ def open_pipeline(
     decoder: Decoder = "auto",
     threads: int = 2,
     prefetch: int = 2,
+    max_unreadable: int = 0,
 ) -> InputPipeline:
     """The stream of a data set for one worker.
 
     seed in [0, 2**64) fixes order and augmentation, and has to be the same on all ranks. image_size S in pixels. mean
     and std of the channels in units of 0 to 1. max_micro_batch in samples, for training and evaluation. device: where
     the tensors are delivered; decoder says where files are decoded ("auto": there). threads decode on the CPU,
-    prefetch micro-batches ahead. Raises DataError for what does not fit together, and when images that are to be held
-    in memory cannot be decoded.
+    prefetch micro-batches ahead. max_unreadable: files that may turn out to be unreadable before the stream stops.
+    Raises DataError for what does not fit together, and when more images that are to be held in memory cannot be
+    decoded.
     """
+    files = UnreadableFiles(max_unreadable)
     placement = place(device, decoder)
     train, validation = dataset.train, dataset.validation
     if isinstance(train, DatasetIndex) and isinstance(validation, DatasetIndex) and not dataset.in_memory:
@@ -177,18 +190,22 @@ def open_pipeline(
             placement=placement,
             threads=threads,
             prefetch=prefetch,
+            files=files,
         )
     return ImageArrayPipeline(
-        _in_memory(train, threads),
-        _in_memory(validation, threads),
+        _in_memory(train, threads, files, labels_as_shown),
+        _in_memory(validation, threads, files, labels_as_asked),
         seed=seed,
         image_size=image_size,
         augmentation=augmentation,
         mean=mean,
         std=std,
         device=device,
+        unreadable=files,
     )
 
 
-def _in_memory(images: DatasetIndex | LabelledImages, threads: int) -> LabelledImages:
-    return load_images(images, threads) if isinstance(images, DatasetIndex) else images
+def _in_memory(
+    images: DatasetIndex | LabelledImages, threads: int, files: UnreadableFiles, label_rule: LabelRule
+) -> LabelledImages:
+    return load_images(images, threads, files, label_rule) if isinstance(images, DatasetIndex) else images

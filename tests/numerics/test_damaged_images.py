@@ -13,6 +13,7 @@ from PIL import Image
 from dali_pipelines.errors import DataError
 from dali_pipelines.pipeline import InputPipeline
 from dali_pipelines.sample_order import Shard, sample_ids
+from tests.launching import run_workers
 from tests.photo_streams import SEED, stream
 
 pytestmark = pytest.mark.numerics
@@ -67,3 +68,27 @@ def test_damage_in_a_stream_that_was_dropped_does_not_stop_the_next(damaged):
     assert victim.name == "007.jpg"
     pipeline.batches(Shard(0, 1, 1, 1, met, met + 1))
     assert len(list(pipeline.batches(Shard(0, 1, 1, 1, met + 1, met + 11)))) == 10
+
+
+@pytest.mark.parametrize("spoil", ["file.write_text('no image any more')", "Image.new('RGB', (10, 10)).save(file)"])
+def test_a_file_that_the_decoder_refuses_does_not_take_the_process_with_it(photos, tmp_path, spoil):
+    # Where it does, it is a matter of moments in DALI's threads: one time in ten or less.
+    code = f"""
+from pathlib import Path
+from PIL import Image
+from dali_pipelines.errors import DataError
+from dali_pipelines.pipeline import open_dataset
+from dali_pipelines.sample_order import Shard
+from tests.photo_streams import stream
+dataset = open_dataset("folder", {str(shutil.copytree(photos, tmp_path / "photos"))!r})
+file = dataset.train.path(47)
+{spoil}
+for epoch in range(25):
+    try:
+        list(stream(dataset).batches(Shard(0, 1, 64, 1, 80 * epoch, 80 * epoch + 128)))
+    except DataError:
+        print("stopped")
+"""
+    finished = run_workers("alone", 1, ["-c", code])
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.count("stopped") == 25

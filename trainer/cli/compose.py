@@ -127,6 +127,7 @@ def _open_input(config: TrainConfig, dataset: Dataset, launch: Launch, device: t
         device=device,
         decoder=config.data.decoder,
         threads=config.data.threads or cores_per_worker(launch),
+        max_unreadable=config.data.max_unreadable,
     )
 
 

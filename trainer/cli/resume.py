@@ -37,6 +37,7 @@ _MAY_CHANGE = (
     "checkpoints.",
     "collective",
     "device",
+    "hang_timeout_s",
     "fleet",
     "calibration",
     "schedule.limits.max_micro_batch",
@@ -46,6 +47,7 @@ _MAY_CHANGE = (
     "data.train_size",
     "data.threads",
     "data.decoder",
+    "data.max_unreadable",
 )
 
 

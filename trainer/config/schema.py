@@ -145,7 +145,8 @@ class TrainConfig(Section):
     """A run, whole.
 
     fleet: how many workers it is to have, from which epoch on; null takes what the launcher started. calibration: a
-    file of `trainer calibrate`, by which the run's time is predicted.
+    file of `trainer calibrate`, by which the run's time is predicted. hang_timeout_s: how long a worker may stand
+    still, or wait for the slowest one, before the run is ended and says who; below the half hour that libraries wait.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -162,6 +163,7 @@ class TrainConfig(Section):
     collective: Literal["auto", "local", "ddp", "horovod"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    hang_timeout_s: float = Field(default=300.0, gt=0, le=1500)
     checkpoints: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
 

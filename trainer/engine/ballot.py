@@ -19,10 +19,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """stop: some worker was asked to end the run. save: a checkpoint is due."""
+    """stop: some worker was asked to end the run. save: a checkpoint is due. tell: some worker has files to tell of,
+    which it could not read."""
 
     stop: bool = False
     save: bool = False
+    tell: bool = False
 
 
 class StopAgreed(Exception):
@@ -33,22 +35,26 @@ class Ballot:
     """Votes cast on every rank in the same places; counted a little later, so that nobody waits for them."""
 
     def __init__(
-        self, collective: Collective, wants_stop: Callable[[], bool], wants_save: Callable[[], bool] = lambda: False
+        self,
+        collective: Collective,
+        wants_stop: Callable[[], bool],
+        wants_save: Callable[[], bool] = lambda: False,
+        wants_to_tell: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._collective, self._wants_stop, self._wants_save = collective, wants_stop, wants_save
+        self._collective, self._wishes = collective, (wants_stop, wants_save, wants_to_tell)
         self._pending: Callable[[], Tensor] | None = None
 
     def cast(self) -> None:
         """Says what this worker wants now."""
-        votes = torch.tensor([self._wants_stop(), self._wants_save()], dtype=torch.int64)
+        votes = torch.tensor([wish() for wish in self._wishes], dtype=torch.int64)
         self._pending = self._collective.all_reduce_later(votes)
 
     def count(self) -> Agreed:
         """What follows from the votes that were cast last; the same on every rank."""
         assert self._pending is not None, "cast() comes before count()"
-        stop, save = self._pending().tolist()
+        votes = self._pending().tolist()
         self._pending = None
-        return Agreed(stop > 0, save > 0)
+        return Agreed(*(vote > 0 for vote in votes))
 
     def held(self) -> Agreed:
         """A vote by itself."""

@@ -29,12 +29,14 @@ def train_epoch(
     clock: Clock,
     ballot: Ballot,
     save: Callable[[RunState], None],
+    tell: Callable[[], None],
 ) -> tuple[RunState, bool]:
     """Runs the updates of the decision's epoch that the state has not behind it; save is called, on every rank, where a
-    checkpoint is due in between.
+    checkpoint is due in between, and tell where a worker has files to tell of.
 
     Returns the state, whose part says what is trained of the epoch, and whether all workers agreed to stop. Raises
-    TrainingError where a loss or a gradient is not finite, WorkerError where an image cannot be decoded.
+    TrainingError where a loss or a gradient is not finite, WorkerError where more images cannot be decoded than are
+    allowed.
     """
     collective, plan, before = job.collective, decision.plan, state.part or EpochPart()
     updates = updates_in_epoch(job.schedule, decision, state.samples_seen)
@@ -59,10 +61,12 @@ def train_epoch(
         cut = plan.world_size, plan.micro_batch, plan.accumulation_steps
         shard = Shard(collective.rank, *cut, state.samples_seen, end)
         guarded = GuardedInput(lambda: job.pipeline.batches(shard))
-        batches = clock.waiting(guarded.for_training(plan.micro_batch, job.pipeline.image_size, job.device))
+        batches = guarded.for_training(plan.micro_batch, job.pipeline.image_size, job.device)
+        batches = clock.waiting(job.whereabouts.reading(batches))
     job.progress.epoch_started(decision, state.samples_seen, updates)
     agreed = Agreed()
     while state.samples_seen < end and not agreed.stop:
+        job.whereabouts.at(f"epoch {decision.epoch}, update {state.updates}")
         if agreed.save:
             save(with_part())
         with clock.measure("train"):
@@ -77,6 +81,8 @@ def train_epoch(
             loss_sum += loss
             state = replace(state, samples_seen=state.samples_seen + plan.global_batch, updates=state.updates + 1)
             agreed = ballot.count()
+        if agreed.tell:
+            tell()
         job.progress.update_done(plan.global_batch, loss, decision.lr * factor)
     return with_part(), agreed.stop
 

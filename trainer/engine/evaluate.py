@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dali_pipelines.unreadable import UNREADABLE
 from trainer.collective.agreement import together
 from trainer.collective.collective import Collective
 from trainer.engine.guarded_input import GuardedInput
@@ -20,7 +21,8 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Over the whole validation set: mean cross-entropy, and the shares (0 to 1) of images whose label is the first, or
-    among the first five, of the network's guesses."""
+    among the first five, of the network's guesses. Images that cannot be read count as guessed wrong, and are left out
+    of the loss."""
 
     images: int
     loss: float
@@ -42,7 +44,8 @@ def evaluate(
     where an image could not be decoded on any.
     """
     average_running_statistics(model, collective)
-    counts = torch.zeros(3, dtype=torch.int64, device=device)  # images, first guess right, among the first five
+    # images, those that could be read, first guess right, among the first five
+    counts = torch.zeros(4, dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     model.eval()
     try:
@@ -50,16 +53,17 @@ def evaluate(
             for batch, labels in paced(images.for_evaluation()):
                 with autocast(device, autocast_to):
                     logits = model(batch)
-                loss += F.cross_entropy(logits.float(), labels, reduction="sum").double()
+                loss += F.cross_entropy(logits.float(), labels, ignore_index=UNREADABLE, reduction="sum").double()
                 guesses = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-                counts += torch.stack([torch.tensor(len(labels), device=device), guesses[:, 0].sum(), guesses.sum()])
+                images_here = torch.tensor(len(labels), device=device)
+                counts += torch.stack([images_here, (labels != UNREADABLE).sum(), guesses[:, 0].sum(), guesses.sum()])
     finally:
         model.train()
     together(collective, images.raise_failure)
-    images_seen, top1, top5 = collective.all_reduce(counts).tolist()
+    images_seen, images_read, top1, top5 = collective.all_reduce(counts).tolist()
     total_loss = float(collective.all_reduce(loss))
-    assert images_seen > 0, "a validation set has images"
-    return Evaluation(images_seen, total_loss / images_seen, top1 / images_seen, top5 / images_seen)
+    assert images_read > 0, "a validation set has images, and where none can be read the input has failed"
+    return Evaluation(images_seen, total_loss / images_read, top1 / images_seen, top5 / images_seen)
 
 
 def average_running_statistics(model: nn.Module, collective: Collective) -> None:

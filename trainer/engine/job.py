@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dali_pipelines.sample_order import Shard
+from dali_pipelines.unreadable import UnreadableFiles
 from trainer.collective.collective import Collective
+from trainer.collective.whereabouts import Whereabouts
 from trainer.engine.run_state import Standing
 from trainer.engine.saving import CheckpointWriter, SavingPlan
 from trainer.rule import EpochDecision, Fleet, Schedule
@@ -48,7 +50,9 @@ class Job:
 
     fleet: how many workers the epochs are to have; None: as many as there are. start: where the run goes on, with model
     and optimizer as they were then. seed: of what a network draws (dropout). saving: when checkpoints are made;
-    writer: rank 0's, None keeps none. wants_stop: whether this worker was asked to end the run.
+    writer: rank 0's, None keeps none. wants_stop: whether this worker was asked to end the run. whereabouts: where the
+    loop says what it is doing. unreadable: the pipeline's, empty where it reads no files. warn: how rank 0 tells a
+    person of what does not stop the run.
     """
 
     schedule: Schedule
@@ -67,3 +71,6 @@ class Job:
     saving: SavingPlan = field(default_factory=SavingPlan)
     writer: CheckpointWriter | None = None
     wants_stop: Callable[[], bool] = lambda: False
+    whereabouts: Whereabouts = field(default_factory=Whereabouts)
+    unreadable: UnreadableFiles = field(default_factory=UnreadableFiles)
+    warn: Callable[[str], None] = lambda text: None

@@ -20,6 +20,7 @@ from trainer.engine.evaluate import Evaluation, evaluate, mean_running_statistic
 from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.job import Job
 from trainer.engine.run_state import EpochPart, RunState, Standing, TargetReached, epoch_ahead
+from trainer.engine.unreadable import SharedUnreadable
 from trainer.rule import EpochDecision, Fleet, Schedule, decide
 
 
@@ -27,8 +28,8 @@ def train(job: Job) -> tuple[RunState, Clock]:
     """Runs the schedule to its end, to an epoch that is planned for another number of workers, or to where all workers
     agree to stop because one was asked to; returns where the job stands then, saved, and where the time went.
 
-    Raises TrainingError where a loss or a gradient stops being finite, and WorkerError where an image cannot be decoded
-    or the record cannot be written: on every rank, at the same place.
+    Raises TrainingError where a loss or a gradient stops being finite, and WorkerError where more images cannot be
+    decoded than are allowed or the record cannot be written: on every rank, at the same place.
     """
     with contextlib.ExitStack() as stack:
         if job.writer is not None:
@@ -40,12 +41,16 @@ def _train(job: Job) -> tuple[RunState, Clock]:
     module = job.collective.wrap(job.model)
     fleet = job.fleet or Fleet.of(job.collective.world_size)
     state, clock = job.start.state, Clock(job.start.seconds, job.start.elapsed_s)
-    ballot = Ballot(job.collective, job.wants_stop, lambda: job.writer is not None and job.writer.is_due())
+    shared = SharedUnreadable(job.collective, job.unreadable, job.tracker, job.warn)
+    ballot = Ballot(
+        job.collective, job.wants_stop, lambda: job.writer is not None and job.writer.is_due(), shared.has_news
+    )
     saved: RunState | None = None
 
     def save(state: RunState) -> None:
         nonlocal saved
         # After an evaluation they are the same on all workers; in the middle of an epoch each has its own.
+        job.whereabouts.mark("saving")
         averaged = {} if state.part is None else mean_running_statistics(job.model, job.collective)
         with clock.measure("record"):
             together(job.collective, _save, job, state, clock, averaged)
@@ -57,12 +62,14 @@ def _train(job: Job) -> tuple[RunState, Clock]:
             break
         decision = agree_on_decision(job.schedule, epoch, job.collective)
         together(job.collective, job.tracker.event, "decision", asdict(decision))
-        state, stop = train_epoch(job, module, decision, state, clock, ballot, save)
+        state, stop = train_epoch(job, module, decision, state, clock, ballot, save, shared.tell)
         if stop:
             break
+        job.whereabouts.at(f"the evaluation after epoch {epoch}")
         try:
             with clock.measure("evaluate"):
                 evaluation = _evaluate(job, ballot)
+                shared.tell()
         except StopAgreed:
             break
         state = _finish_epoch(job, decision, state, evaluation, clock)
@@ -70,6 +77,7 @@ def _train(job: Job) -> tuple[RunState, Clock]:
             save(state)
     if saved != state:
         save(state)
+    job.whereabouts.mark("saving")
     with clock.measure("record"):
         together(job.collective, lambda: None if job.writer is None else job.writer.finish())
     return state, clock
@@ -90,7 +98,12 @@ def _evaluate(job: Job, ballot: Ballot) -> Evaluation:
     images = GuardedInput(lambda: job.pipeline.evaluation_batches(job.collective.rank, world_size, micro_batch))
     rounds = -(-largest_evaluation_share(world_size, job.pipeline.validation_size) // micro_batch)
     return evaluate(
-        job.model, images, job.collective, job.device, job.autocast_to, lambda batches: ballot.paced(batches, rounds)
+        job.model,
+        images,
+        job.collective,
+        job.device,
+        job.autocast_to,
+        lambda batches: ballot.paced(job.whereabouts.reading(batches), rounds),
     )
 
 
@@ -99,6 +112,7 @@ def _finish_epoch(job: Job, decision: EpochDecision, state: RunState, evaluation
     part = state.part
     assert part is not None, "an epoch has been trained before it is finished"
     train_loss, lr = part.loss_sum / part.updates, job.optimizer.param_groups[0]["lr"]  # lr of the last update
+    job.whereabouts.mark("recording")
     with clock.measure("record"):
         state = _note(job, state, evaluation, clock)
         metrics = _metrics(decision, lr, part, evaluation, state, clock)

@@ -59,7 +59,10 @@ class Tracker(Protocol):
         """Metrics after epoch number `epoch` (1 = after the first); a value may be nan or infinite."""
 
     def event(self, kind: str, fields: Mapping[str, object]) -> None:
-        """Something worth keeping that is no curve: "decision", "target", "fleet", "resume". fields: JSON values."""
+        """Something worth keeping that is no curve: "decision", "target", "fleet", "stop", "resume", "unreadable".
+
+        fields: JSON values.
+        """
 
     def close(self, status: str, summary: Mapping[str, float], error: str | None = None) -> None:
         """End of the run, or of its part on one fleet. status: FINISHED, FAILED, KILLED or PAUSED; error: one line that
