@@ -11,12 +11,14 @@ PHOTOS  ?=
 DATA    ?=
 SEEDS   ?= 3
 PARTS   ?=
+JOBS    ?= 2
+ROUNDS  ?= 50
 
 # Ranks share the cores of one machine: one thread each, unless you know better.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dashboard test test-unit fuzz audit lint format bench paper paper-gpu clean
+.PHONY: help setup demo dashboard test test-unit fuzz faults audit lint format bench paper paper-gpu clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,16 +34,21 @@ dashboard: setup  ## the MLflow page of the runs, on this machine only: make das
 	@echo "http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"
 	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port $(PORT)
 
-test: setup lint  ## everything that CI checks: lint, then unit, numerics and integration tests
-	$(BIN)/python -m pytest -m unit
-	$(BIN)/python -m pytest -m numerics
-	$(BIN)/python -m pytest -m integration
+test: setup lint  ## everything that CI checks: lint, then unit, numerics and integration tests, JOBS files at a time
+	$(BIN)/python -m pytest -n $(JOBS) -m unit
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m numerics
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m integration
 
 test-unit: setup  ## the unit tests alone (under a minute)
-	$(BIN)/python -m pytest -m unit
+	$(BIN)/python -m pytest -n $(JOBS) -m unit
 
 fuzz: setup  ## arbitrary input for everything that reads a file, forty times what the unit tests try (five minutes)
 	FUZZ_TIMES=40 $(BIN)/python -m pytest -q tests/unit/test_fuzz_*.py
+
+faults: setup  ## kills runs at random moments and lets them go on, ROUNDS times (a quarter of an hour); hangs, recovery
+	$(BIN)/python -m benchmarks.faults --rounds $(ROUNDS)
+	$(BIN)/python -m benchmarks.hangs
+	$(BIN)/python -m benchmarks.recovery
 
 audit: setup  ## known vulnerabilities in the pinned packages; asks the package index, so it is no part of make test
 	$(PYTHON) -m venv build/audit

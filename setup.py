@@ -27,7 +27,7 @@ EXTRAS = {
     "dali-cuda120": ["nvidia-dali-cuda120>=2.0"],
     # The released Horovod does not build against today's torch: scripts/build_horovod.py makes a wheel that does.
     "horovod": ["horovod>=0.28.1"],
-    "test": ["hypothesis>=6.100", "pytest>=8", "pytest-timeout>=2.3"],
+    "test": ["hypothesis>=6.100", "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5"],
     "dev": ["mypy>=1.11", "ruff>=0.6", "types-PyYAML"],
 }
 

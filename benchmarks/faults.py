@@ -1,6 +1,6 @@
 """Kills runs at random moments, lets them go on, and holds them against one that nobody touched.
 
-python benchmarks/faults.py [--rounds 50] [--seed 0]     # prints Markdown; exit code 1 where a run ended otherwise
+python -m benchmarks.faults [--rounds 50] [--seed 0]     # prints Markdown; exit code 1 where a run ended otherwise
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ import math
 import random
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.kills import Fleet, Round, difference, finish, kill_and_go_on
 

@@ -90,6 +90,55 @@ MENDS = (
         "GRACEFUL_TERMINATION_TIME_S = 5\n",
         "GRACEFUL_TERMINATION_TIME_S = 60\n",
     ),
+    Mend(
+        # A worker that dies while an elastic fleet forms made all others abort, and with them the job.
+        "a fleet that does not come together is an error",
+        "horovod/common/operations.cc",
+        "  {\n"
+        "    global_gloo_context.Initialize(ParseGlooIface());\n"
+        "  }\n"
+        "  if (state.control_operation == LibType::GLOO) {\n"
+        "    // Initializes global controller\n"
+        "    state.process_set_table.Initialize(global_gloo_context);\n"
+        "  }\n",
+        "  try {\n"
+        "    global_gloo_context.Initialize(ParseGlooIface());\n"
+        "  } catch (const std::exception& ex) {\n"
+        '    LOG(ERROR) << "Horovod could not be initialized: " << ex.what();\n'
+        "    global_gloo_context.Finalize();\n"
+        "    state.initialization_failed = true;\n"
+        "    return;\n"
+        "  }\n"
+        "  if (state.control_operation == LibType::GLOO) {\n"
+        "    // Initializes global controller\n"
+        "    try {\n"
+        "      state.process_set_table.Initialize(global_gloo_context);\n"
+        "    } catch (const std::exception& ex) {\n"
+        '      LOG(ERROR) << "Horovod could not be initialized: " << ex.what();\n'
+        "      global_gloo_context.Finalize();\n"
+        "      state.initialization_failed = true;\n"
+        "      return;\n"
+        "    }\n"
+        "  }\n",
+    ),
+    Mend(
+        "a fleet may come together at the next attempt",
+        "horovod/common/operations.cc",
+        "    // Reset initialization flag\n    horovod_global.initialization_done = false;\n",
+        "    // Reset initialization flag\n"
+        "    horovod_global.initialization_done = false;\n"
+        "    horovod_global.initialization_failed = false;\n",
+    ),
+    Mend(
+        # It asked once, and must not ask again: the launcher would take it for another worker. Nothing failed here.
+        "a worker that has no place any more leaves quietly",
+        "horovod/common/gloo/gloo_context.cc",
+        '      out << hostname_ << "[" << local_rank << "] has been removed from elastic job";\n'
+        "      throw std::runtime_error(out.str());\n",
+        '      out << hostname_ << "[" << local_rank << "] has been removed from elastic job";\n'
+        "      LOG(WARNING) << out.str();\n"
+        "      std::_Exit(0);\n",
+    ),
 )
 
 

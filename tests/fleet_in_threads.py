@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from trainer.collective.board import Board, MemoryBoard
+
 T = TypeVar("T")
 _TIMEOUT_S = 20  # a worker that waits for one that left would wait for ever
 
@@ -23,10 +25,10 @@ class ThreadCollective:
     overlaps_backward = False
 
     def __init__(
-        self, rank: int, world_size: int, meeting: threading.Barrier, table: list[torch.Tensor | None]
+        self, rank: int, world_size: int, meeting: threading.Barrier, table: list[torch.Tensor | None], board: Board
     ) -> None:
         self.rank, self.world_size, self.local_rank = rank, world_size, rank
-        self._meeting, self._table = meeting, table
+        self._meeting, self._table, self.board = meeting, table, board
         self._parameters = []
 
     def wrap(self, model):
@@ -63,7 +65,7 @@ class ThreadCollective:
 
 def run_fleet(world_size: int, work: Callable[[ThreadCollective], T]) -> list[T]:
     """What `work` returned on each worker; raises the first worker's error, if any."""
-    meeting, table = threading.Barrier(world_size), [None] * world_size
+    shared = threading.Barrier(world_size), [None] * world_size, MemoryBoard()
     with ThreadPoolExecutor(world_size) as pool:
-        futures = [pool.submit(work, ThreadCollective(rank, world_size, meeting, table)) for rank in range(world_size)]
+        futures = [pool.submit(work, ThreadCollective(rank, world_size, *shared)) for rank in range(world_size)]
     return [future.result() for future in futures]

@@ -21,7 +21,7 @@ class Launch:
     """How this process was started. rank and world_size count workers; local_* count those on this host.
 
     rendezvous is "host:port" where rank 0 listens; None where the launcher sees to it itself, or where nobody knows.
-    is_elastic: the launcher starts the workers anew, as many as there are then, when workers come or go.
+    is_elastic: the launcher goes on with as many workers as there are when some come or go.
     shares_store: torchrun's own store serves the workers too; nobody can join them later then.
     """
 
@@ -33,6 +33,11 @@ class Launch:
     rendezvous: str | None = None
     is_elastic: bool = False
     shares_store: bool = False
+
+    @property
+    def rejoins(self) -> bool:
+        """Whether workers that stay join again then, in the process they run in; else all are started anew."""
+        return self.is_elastic and self.launcher == "horovodrun"
 
 
 class LaunchError(ValueError):
@@ -74,7 +79,7 @@ def detect_launch(environ: Mapping[str, str] | None = None) -> Launch:
             # Slurm writes "4(x3),2": as many as the first host has is near enough for sharing out cores
             local_size=_integer({local_size: env.get(local_size, "1").split("(")[0].split(",")[0]}, local_size),
             rendezvous=_rendezvous(launcher, env),
-            is_elastic=launcher == "torchrun" and _integer(env, "TORCHELASTIC_MAX_RESTARTS") > 0,
+            is_elastic=_is_elastic(launcher, env),
             shares_store=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         )
         if launcher == "torchrun" and "MASTER_ADDR" not in env:
@@ -106,11 +111,28 @@ def threads_are_set() -> bool:
     return "OMP_NUM_THREADS" in os.environ
 
 
+def set_default(name: str, value: str) -> None:
+    """Sets a variable that a library reads later, unless somebody has."""
+    os.environ.setdefault(name, value)
+
+
+def horovod_server() -> tuple[str, int] | None:
+    """Host and port of the key-value server that horovodrun keeps for its workers, if it started this one."""
+    host, port = os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR"), os.environ.get("HOROVOD_GLOO_RENDEZVOUS_PORT", "")
+    return (host, int(port)) if host and port.isdigit() else None
+
+
 def cache_folder() -> Path | None:
     """Where files that can be made again are kept for this user; None for a user without a home."""
     home = os.environ.get("HOME")
     base = os.environ.get("XDG_CACHE_HOME") or (home and Path(home) / ".cache")
     return Path(base) / "large-batch-trainer" if base else None
+
+
+def _is_elastic(launcher: Launcher, env: Mapping[str, str]) -> bool:
+    if launcher == "horovodrun":
+        return env.get("HOROVOD_ELASTIC") == "1"
+    return launcher == "torchrun" and _integer(env, "TORCHELASTIC_MAX_RESTARTS") > 0
 
 
 def _rendezvous(launcher: Launcher, env: Mapping[str, str]) -> str | None:

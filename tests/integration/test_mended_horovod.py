@@ -94,3 +94,28 @@ def test_a_worker_has_more_than_five_seconds_to_save_when_the_job_is_stopped(tmp
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
     assert (tmp_path / "saved").exists()
+
+
+JOINS_NOBODY = """
+import horovod.torch as hvd
+try:
+    hvd.init()
+except ValueError as error:
+    print(error)
+    hvd.shutdown()
+"""
+NOBODY_THERE = {
+    "HOROVOD_RANK": "0", "HOROVOD_SIZE": "2", "HOROVOD_LOCAL_RANK": "0", "HOROVOD_LOCAL_SIZE": "1",
+    "HOROVOD_CROSS_RANK": "0", "HOROVOD_CROSS_SIZE": "2", "HOROVOD_HOSTNAME": "localhost", "HOROVOD_GLOO_IFACE": "lo",
+    "HOROVOD_CONTROLLER": "gloo", "HOROVOD_CPU_OPERATIONS": "gloo",
+    "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1", "HOROVOD_GLOO_RENDEZVOUS_PORT": "9",
+}  # fmt: skip
+
+
+def test_a_fleet_that_does_not_come_together_is_an_error_and_no_abort():
+    alone = subprocess.run(
+        [sys.executable, "-c", JOINS_NOBODY], env=worker_environment() | NOBODY_THERE, capture_output=True, text=True,
+        timeout=90, check=False,
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    assert "Horovod initialization failed" in alone.stdout

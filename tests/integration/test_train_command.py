@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -15,14 +11,11 @@ from dali_pipelines.digits import digits_folder
 from dali_pipelines.pipeline import open_dataset
 from tests.launching import (
     DISTRIBUTED_LAUNCHERS,
-    REPOSITORY,
-    heed_signals,
     run_trainer,
     run_workers,
-    worker_environment,
 )
 from trainer import __version__
-from trainer.tracking import FINISHED, KILLED, journals_in, read_journal
+from trainer.tracking import FINISHED, journals_in, read_journal
 
 pytestmark = pytest.mark.integration
 
@@ -124,28 +117,6 @@ def test_divergence_stops_the_run_before_the_update_and_marks_it_failed(tmp_path
     assert "lower schedule.reference.lr" in finished.stderr
     assert log.status == "FAILED"
     assert "gradient is not finite in epoch 0" in log.error
-
-
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_is_marked_killed(tmp_path, stop):
-    arguments = ["train", "digits-decay-lr", "schedule.epochs=500", f"output={tmp_path}", "tracking.mlflow=off"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainer", *arguments], env=worker_environment(), cwd=REPOSITORY,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 60
-        while not any('"type": "epoch"' in path.read_text() for path in tmp_path.glob("*/journal.jsonl")):
-            assert time.monotonic() < deadline, "no epoch within a minute"
-            time.sleep(0.2)
-        process.send_signal(stop)
-        _, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    (journal,) = journals_in(tmp_path)
-    assert read_journal(journal).status == KILLED
 
 
 def test_the_variable_names_the_run_where_the_command_line_does_not(tmp_path):
@@ -252,7 +223,7 @@ def test_an_image_that_cannot_be_decoded_stops_all_workers_and_is_named_once(tmp
         workers=1 if launcher == "alone" else 2,
     )
     output = finished.stdout + finished.stderr
-    assert finished.returncode == (2 if launcher == "alone" else 1)  # launchers have an exit code of their own
+    assert finished.returncode == 1
     assert sum("trainer: " in line and name in line for line in output.splitlines()) == 1
     assert "another worker has ended" not in output
     assert log.status == "FAILED"
@@ -260,7 +231,7 @@ def test_an_image_that_cannot_be_decoded_stops_all_workers_and_is_named_once(tmp
 
 
 @pytest.mark.parametrize("launcher", DISTRIBUTED_LAUNCHERS)
-def test_a_worker_that_is_killed_ends_the_others(tmp_path, launcher):
+def test_a_worker_that_is_killed_ends_the_others_and_is_named(tmp_path, launcher):
     suicide = tmp_path / "worker.py"
     suicide.write_text(
         "import os, pathlib, sys, threading, time\n"
@@ -279,8 +250,8 @@ def test_a_worker_that_is_killed_ends_the_others(tmp_path, launcher):
     assert finished.returncode != 0
     (journal,) = journals_in(tmp_path)
     log = read_journal(journal)
-    assert log.status in (KILLED, "FAILED")
-    assert "another worker has ended" in log.error
+    assert log.status == "FAILED"
+    assert log.error.startswith("another worker has ended (rank 1 does not answer, ")
 
 
 def test_workers_with_different_settings_do_not_start(tmp_path):

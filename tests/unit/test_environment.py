@@ -38,6 +38,7 @@ SRUN = SLURM_SHELL | {
     [
         ({}, Launch("alone")),
         (HOROVODRUN, Launch("horovodrun", 5, 8, 1, 4)),
+        (HOROVODRUN | {"HOROVOD_ELASTIC": "1"}, Launch("horovodrun", 5, 8, 1, 4, is_elastic=True)),
         (TORCHRUN, Launch("torchrun", 5, 8, 1, 4)),
         (ELASTIC, Launch("torchrun", 5, 8, 1, 4, is_elastic=True, shares_store=True)),
         (ELASTIC | {"TORCHELASTIC_USE_AGENT_STORE": "False"}, Launch("torchrun", 5, 8, 1, 4, is_elastic=True)),
@@ -112,3 +113,11 @@ def test_the_collective_follows_the_launcher(setting, launch, name):
 def test_a_collective_that_the_launcher_cannot_start_is_refused(setting, launch, message):
     with pytest.raises(FleetError, match=message):
         choose_collective(setting, launch)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "is_elastic", "rejoins"),
+    [("horovodrun", True, True), ("horovodrun", False, False), ("torchrun", True, False), ("alone", False, False)],
+)
+def test_only_workers_of_an_elastic_horovodrun_stay_in_their_processes(launcher, is_elastic, rejoins):
+    assert Launch(launcher, is_elastic=is_elastic).rejoins == rejoins

@@ -8,7 +8,6 @@ from trainer.cli.fleet import FleetError
 from trainer.cli.fleet_border import (
     Border,
     border_ahead,
-    check_elastic,
     check_workers,
     nobody_came,
     start_again,
@@ -95,14 +94,3 @@ def test_the_wrong_number_of_workers_is_refused_with_the_command_as_it_was_given
     with pytest.raises(FleetError, match=r"start horovodrun -np 4 trainer train --resume runs/a, or"):
         check_workers(Border(3, 4, 2), launch, ["--resume", "runs/a"])
     check_workers(None, launch, [])
-
-
-def test_an_elastic_launcher_needs_what_it_takes_to_go_on():
-    with pytest.raises(FleetError, match=r"torchrun would begin anew there: add --resume auto"):
-        check_elastic(GROWS, ELASTIC, None)
-    sharing = Launch("torchrun", 0, 2, 0, 1, is_elastic=True, shares_store=True)
-    with pytest.raises(FleetError, match="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
-        check_elastic(GROWS, sharing, "auto")
-    check_elastic(GROWS, ELASTIC, "auto")
-    check_elastic(Fleet.of(2), sharing, None)  # a fleet that stays needs nothing of it
-    check_elastic(GROWS, Launch("horovodrun", 0, 2), None)

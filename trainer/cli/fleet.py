@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from trainer.collective.collective import Collective
 from trainer.environment import Launch, threads_are_set
+
+if TYPE_CHECKING:
+    from trainer.collective.hvd import HorovodCollective
 
 CollectiveName = Literal["local", "ddp", "horovod"]
 
@@ -65,8 +69,9 @@ def open_collective(name: CollectiveName, launch: Launch) -> Collective:
     if name == "horovod":
         from trainer.collective.hvd import HorovodCollective
 
-        collective = HorovodCollective()
-        if (collective.rank, collective.world_size) != (launch.rank, launch.world_size):
+        collective = HorovodCollective(is_elastic=launch.rejoins)
+        is_another = (collective.rank, collective.world_size) != (launch.rank, launch.world_size)
+        if is_another and not launch.rejoins:
             raise FleetError(
                 f"Horovod calls this worker {collective.rank} of {collective.world_size}, and {launch.launcher} "
                 f"{launch.rank} of {launch.world_size}: start the workers with horovodrun"
@@ -85,6 +90,32 @@ def open_collective(name: CollectiveName, launch: Launch) -> Collective:
     from trainer.collective.local import LocalCollective
 
     return LocalCollective()
+
+
+def launch_now(launch: Launch, collective: Collective) -> Launch:
+    """The launch as it is in this fleet: an elastic horovodrun deals out ranks anew."""
+    if not launch.rejoins:
+        return launch
+    joined = _of_horovod(collective)
+    return replace(
+        launch,
+        rank=joined.rank,
+        world_size=joined.world_size,
+        local_rank=joined.local_rank,
+        local_size=joined.local_size,
+    )
+
+
+def join_again(collective: Collective) -> None:
+    """Leaves the fleet and joins the one that there is then; returns when all of it have."""
+    _of_horovod(collective).join_again()
+
+
+def _of_horovod(collective: Collective) -> HorovodCollective:
+    from trainer.collective.hvd import HorovodCollective
+
+    assert isinstance(collective, HorovodCollective), "only the workers of an elastic horovodrun join again"
+    return collective
 
 
 def choose_device(setting: str, launch: Launch) -> torch.device:

@@ -1,8 +1,8 @@
 """Where a fleet is to change: whether the workers that were started are the plan's, and what to do where they are not.
 
 A run stops before the first epoch that is planned for another number of workers, with all it needs in its checkpoint.
-Under a plain launcher somebody starts it again. An elastic one starts the workers anew when more have come, so there
-they wait for it, at most WAIT_S.
+Under a plain launcher somebody starts it again. An elastic one goes on by itself when more have come, so there they
+wait for it, at most WAIT_S.
 """
 
 from __future__ import annotations
@@ -38,23 +38,6 @@ def border_ahead(schedule: Schedule, fleet: Fleet, state: RunState, workers: int
     if epoch is None or fleet.workers_at(epoch) == workers:
         return None
     return Border(epoch, fleet.workers_at(epoch), workers)
-
-
-def check_elastic(fleet: Fleet, launch: Launch, resume: str | None) -> None:
-    """Raises FleetError where an elastic launcher could not take a changing fleet across a border. resume: what
-    --resume says."""
-    if fleet.is_constant or not launch.is_elastic:
-        return
-    if resume is None:
-        raise FleetError(
-            f"the fleet changes ({fleet}), and {launch.launcher} would begin anew there: add --resume auto"
-        )
-    if launch.shares_store:
-        # The nodes that stay do not tell the ones that join where rank 0 listens (torch 2.13).
-        raise FleetError(
-            f"the fleet changes ({fleet}), and {launch.launcher} lets nobody join while it shares its store with the "
-            f"workers: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where it is started"
-        )
 
 
 def check_workers(border: Border | None, launch: Launch, given: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from trainer.cli.exit_codes import FAILED, USER_ERROR
 from trainer.config import ConfigError, TrainConfig, to_yaml
 from trainer.environment import Launch, detect_launch
+from trainer.passwords import fit_to_print
 from trainer.tracking import LOST_WORKER
 from trainer.user_errors import is_users
 
@@ -24,9 +26,11 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: from a scheduler, or from a launcher because another worker has ended."""
 
 
-def run_joined(load_setting: Callable[[Launch], str], work: Callable[[Launch, Collective], int]) -> int:
+def run_joined(load_setting: Callable[[Launch], str], work: Callable[[Launch, Collective], int | None]) -> int:
     """Joins the fleet, does the work on every worker, leaves the fleet; returns the exit code.
 
+    Where workers rejoin (see Launch), it begins again on the fleet that there is then when work returns None, or when
+    another worker is lost.
     load_setting: the configuration's `collective`, read from what was given. A mistake in that is raised at once by a
     worker alone; a fleet meets first, so that one of it speaks for all, and work has to come upon it again.
     """
@@ -38,7 +42,6 @@ def run_joined(load_setting: Callable[[Launch], str], work: Callable[[Launch, Co
             raise  # before torch is imported
         setting = "auto"
     from trainer.cli import fleet
-    from trainer.collective.agreement import WorkerError
 
     try:
         collective = fleet.open_collective(fleet.choose_collective(setting, launch), launch)
@@ -48,6 +51,20 @@ def run_joined(load_setting: Callable[[Launch], str], work: Callable[[Launch, Co
             time.sleep(5)
             raise fleet.FleetError(f"rank {launch.rank}: {error}") from None
         raise
+    try:
+        while (code := _work_once(fleet.launch_now(launch, collective), collective, work)) is None:
+            gc.collect()  # what the work leaves in cycles may be gigabytes, on a GPU too
+            fleet.join_again(collective)
+        return code
+    finally:
+        collective.close()
+
+
+def _work_once(launch: Launch, collective: Collective, work: Callable[[Launch, Collective], int | None]) -> int | None:
+    """Does the work on this fleet; returns the exit code, or None where it is to go on with another."""
+    from trainer.cli import fleet
+    from trainer.collective.agreement import WorkerError
+
     fleet.share_threads(launch)
     try:
         with on_sigterm(interrupt), interrupts_as_such():
@@ -58,10 +75,8 @@ def run_joined(load_setting: Callable[[Launch], str], work: Callable[[Launch, Co
     except Exception as failure:
         if not collective.is_lost_worker(failure):
             raise
-        say_lost_worker(collective, failure)
-        return FAILED
-    finally:
-        collective.close()
+        say_lost_worker(failure, f"as rank {collective.rank} finds")
+        return None if launch.rejoins else FAILED
 
 
 def say(collective: Collective, message: str) -> None:
@@ -69,14 +84,15 @@ def say(collective: Collective, message: str) -> None:
     from trainer.collective.agreement import first_rank_where
 
     if collective.rank == 0:
-        print(f"trainer: {message}", file=sys.stderr, flush=True)
+        print(f"trainer: {fit_to_print(message)}", file=sys.stderr, flush=True)
     first_rank_where(collective, False)
 
 
-def say_lost_worker(collective: Collective, failure: Exception) -> str:
-    """Every rank says for itself that it has lost another; returns what it said."""
-    message = f"{LOST_WORKER} ({first_line(failure)})"
-    print(f"trainer: rank {collective.rank}: {message}", file=sys.stderr, flush=True)
+def say_lost_worker(failure: Exception, who: str | None) -> str:
+    """Says that another worker is lost, on the one that knows who; returns what there is to say."""
+    message = f"{LOST_WORKER} ({who}: {first_line(failure)})"
+    if who is not None:
+        print(f"trainer: {message}", file=sys.stderr, flush=True)
     return message
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from dali_pipelines.pipeline import Dataset
 from trainer.cli import compose, resume
+from trainer.cli.elastic import check_elastic, check_folder_is_shared
 from trainer.cli.fleet import choose_device
-from trainer.cli.fleet_border import check_elastic
 from trainer.cli.join import check_same_configuration
 from trainer.cli.plan import plan_for_fleet
 from trainer.cli.planning.timing import Timing, open_timing
@@ -65,7 +65,9 @@ def prepare(args: argparse.Namespace, launch: Launch, collective: Collective, co
     together(collective, check_same_configuration, collective, given)
     device = together(collective, choose_device, given.device, launch)
     fleet = given.rule_fleet(collective.world_size)
-    together(collective, check_elastic, fleet, launch, args.resume)
+    together(collective, check_elastic, launch, args.resume)
+    if launch.is_elastic:
+        check_folder_is_shared(given.output, args.resume, collective)
     promised_size = given.data.train_size
     if promised_size is not None and given.schedule.limits.max_micro_batch != "auto":
         # an impossible fleet is told so before any image is looked for

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from trainer.collective.board import Board
+
 
 class Collective(Protocol):
     """A fleet of workers, seen from one of them.
@@ -15,7 +17,8 @@ class Collective(Protocol):
     All ranks call the same methods in the same order. Gradients are to be summed, not averaged: the loss is divided by
     the global batch where it is computed, so the sum over workers is the gradient of the whole batch, whatever the cut.
     gradient_divisor is what the library divides the sum by all the same; the loss has to be multiplied by it.
-    overlaps_backward: whether gradients travel while the last backward still runs.
+    overlaps_backward: whether gradients travel while the last backward still runs. board: where workers still find
+    texts of each other when they no longer meet.
     """
 
     name: str
@@ -24,6 +27,7 @@ class Collective(Protocol):
     local_rank: int
     gradient_divisor: int
     overlaps_backward: bool
+    board: Board
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The module to call in training; all ranks hold rank 0's parameters and buffers afterwards."""
@@ -52,6 +56,10 @@ class Collective(Protocol):
 
     def is_lost_worker(self, error: Exception) -> bool:
         """Whether an error that a method above raised means that another worker has ended."""
+        ...
+
+    def is_change_announced(self) -> bool:
+        """Whether the launcher has told this worker that others will come or go; where it never does, False."""
         ...
 
     def close(self) -> None:

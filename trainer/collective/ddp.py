@@ -5,15 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer.collective.board import BoardError, BoundedBoard
+
+T = TypeVar("T")
 # torch 2.13 renamed the option
 _OPTIONS = inspect.signature(DistributedDataParallel).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers"
+
+# Longer than a watchdog may wait, which knows who is missing; NCCL's own default is 10 minutes.
+_TIMEOUT = timedelta(minutes=30)
 
 
 class DdpCollective:
@@ -30,12 +38,17 @@ class DdpCollective:
         # DDP averages. A hook that sums instead would run Python on Gloo's threads (see leave.py).
         self.gradient_divisor = world_size
         self._module: DistributedDataParallel | None = None
+        url = "env://" if rendezvous is None else f"tcp://{rendezvous}"
         dist.init_process_group(
             backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            init_method="env://" if rendezvous is None else f"tcp://{rendezvous}",
+            init_method=url,
             rank=rank,
             world_size=world_size,
+            timeout=_TIMEOUT,
         )
+        # A connection of its own: whoever waits on the process group's holds it.
+        store, _, _ = next(dist.rendezvous(url, rank, world_size, timeout=_TIMEOUT))
+        self.board = BoundedBoard(StoreBoard(store))
 
     def wrap(self, model: nn.Module) -> nn.Module:
         device = next(model.parameters()).device
@@ -76,7 +89,34 @@ class DdpCollective:
     def is_lost_worker(self, error: Exception) -> bool:
         return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
+    def is_change_announced(self) -> bool:
+        return False
+
     def close(self) -> None:
         self._module = None
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+class StoreBoard:
+    """A board in the store where workers find each other: torchrun keeps it, and under other launchers rank 0.
+
+    Its calls may block where the network is lost: see BoundedBoard.
+    """
+
+    def __init__(self, store: dist.Store) -> None:
+        self._store = store
+
+    def put(self, key: str, text: str) -> None:
+        _heard(lambda: self._store.set(f"board.{key}", text))
+
+    def get(self, key: str) -> str | None:
+        there = _heard(lambda: self._store.check([f"board.{key}"]))
+        return _heard(lambda: self._store.get(f"board.{key}")).decode(errors="replace") if there else None
+
+
+def _heard(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except RuntimeError as error:  # dist.DistError is one too
+        raise BoardError(str(error).splitlines()[0]) from error

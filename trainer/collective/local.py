@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
+from trainer.collective.board import MemoryBoard
+
 
 class LocalCollective:
     """A fleet of one."""
@@ -17,6 +19,9 @@ class LocalCollective:
     local_rank = 0
     gradient_divisor = 1
     overlaps_backward = False
+
+    def __init__(self) -> None:
+        self.board = MemoryBoard()
 
     def wrap(self, model: nn.Module) -> nn.Module:
         return model
@@ -37,6 +42,9 @@ class LocalCollective:
         return tensor
 
     def is_lost_worker(self, error: Exception) -> bool:
+        return False
+
+    def is_change_announced(self) -> bool:
         return False
 
     def close(self) -> None:

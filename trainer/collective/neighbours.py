@@ -27,7 +27,7 @@ def open_neighbours(collective: Collective) -> dict[int, int]:
     pids, hosts = collective.all_reduce(table).tolist()
     neighbours = {}
     for rank, (pid, host) in enumerate(zip(pids, hosts, strict=True)):
-        if rank != collective.rank and host == _host() != 0:
+        if host == _host() != 0 and pid != os.getpid():
             with contextlib.suppress(OSError):
                 neighbours[rank] = os.pidfd_open(pid)
     return neighbours

@@ -12,10 +12,10 @@ _LONGEST = 200  # characters of a text from the board that get into a message
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Why everybody is asked. lost: what the library said of a worker that is gone; None: nothing moves."""
+    """Why everybody is asked. is_of_a_loss: a collective has failed; else nothing moves."""
 
     rank: int
-    lost: str | None = None
+    is_of_a_loss: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -23,8 +23,8 @@ class Call:
     @staticmethod
     def from_json(text: str) -> Call:
         """Raises ValueError for what is none: the board is open to whoever reaches it."""
-        rank, lost = _fields(text, "rank", "lost")
-        return Call(_number(rank), None if lost is None else _clean(lost))
+        rank, is_of_a_loss = _fields(text, "rank", "is_of_a_loss")
+        return Call(_number(rank), is_of_a_loss is True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,38 +47,37 @@ class Answer:
         return Answer(_number(rank), _clean(place), _clean(doing), meets is True, _number(still_s))
 
 
-def hang_verdict(answers: Sequence[Answer], own_rank: int, world_size: int, limit_s: float) -> str:
-    """What is said when nothing moved for limit_s: who does not answer, who stands still, who waits and where."""
-    begin = f"nothing moved for {limit_s:g} s (hang_timeout_s): "
+def hang_verdict(answers: Sequence[Answer], own: Answer, world_size: int, limit_s: float) -> str:
+    """What is said when nothing moved for limit_s: who does not answer, who stands still, who waits, and where."""
+    since = f"nothing moved for {limit_s:g} s (hang_timeout_s)"
     if world_size == 1:
-        return begin + f"{answers[0].doing} in {answers[0].place}"
+        return f"{since}: {own.doing} in {own.place}"
     if len(answers) == 1 and world_size > 2:
-        (own,) = answers
-        return begin + (
-            f"rank {own_rank} reaches none of the other {world_size - 1} workers (stopped, or the network is lost), "
-            f"{own.doing} in {own.place}"
-        )
+        others = f"none of the other {world_size - 1} workers (they are stopped, or the network is lost)"
+        return f"{since}: rank {own.rank} reaches {others}, {own.doing} in {own.place}"
     silent = sorted(set(range(world_size)) - {answer.rank for answer in answers})
     parts = []
     if silent:
-        parts.append(f"{ranks(silent)} {_do('does', silent)} not answer (stopped, or the host or the network is lost)")
-    # Whoever moved a moment ago is slow; the others stand.
-    parts += _grouped((a for a in answers if not a.is_meeting and a.still_s < limit_s / 2), "is behind", "are behind")
-    parts += _grouped((a for a in answers if not a.is_meeting and a.still_s >= limit_s / 2), "stands", "stand")
+        parts.append(f"{ranks(silent)} {_do(silent)} not answer (stopped, or the host or the network is lost)")
+    # Whoever moved long after the others began to wait is slow, and does not stand still.
+    longest_s = max(answer.still_s for answer in answers)
+    alone = [answer for answer in answers if not answer.is_meeting]
+    parts += _grouped((answer for answer in alone if answer.still_s < longest_s / 2), "is behind", "are behind")
+    parts += _grouped((answer for answer in alone if answer.still_s >= longest_s / 2), "stands still", "stand still")
     if not parts:
         parts.append("nobody is missing and all wait: the network between them is lost, or they are out of step")
     parts += _grouped((a for a in answers if a.is_meeting), "waits", "wait")
-    return begin + "; ".join(parts)
+    return f"{since}: " + "; ".join(parts)
 
 
 def lost_verdict(answers: Sequence[Answer], own: Answer, world_size: int) -> str:
     """Who has ended, as far as the others know, and where."""
     silent = sorted(set(range(world_size)) - {answer.rank for answer in answers})
     if not silent:
-        return f"a connection broke, {own.doing} in {own.place}, and every worker still answers"
+        return f"every worker answers, and a connection broke, {own.doing} in {own.place}"
     if len(silent) == world_size - 1 > 1:
         return f"rank {own.rank} reaches none of the other workers, {own.doing} in {own.place}"
-    return f"{ranks(silent)} {_do('has', silent)} ended or cannot be reached, {own.doing} in {own.place}"
+    return f"{ranks(silent)} {_do(silent)} not answer, {own.doing} in {own.place}"
 
 
 def ranks(numbers: Sequence[int]) -> str:
@@ -104,12 +103,15 @@ def _grouped(answers: Iterable[Answer], verb: str, verbs: str) -> list[str]:
     ]
 
 
-def _do(verb: str, who: Sequence[int]) -> str:
-    return verb if len(who) == 1 else {"does": "do", "has": "have"}[verb]
+def _do(who: Sequence[int]) -> str:
+    return "does" if len(who) == 1 else "do"
 
 
 def _fields(text: str, *names: str) -> list[Any]:
-    fields = json.loads(text)
+    try:
+        fields = json.loads(text)
+    except RecursionError:
+        fields = None
     if not isinstance(fields, dict) or fields.keys() != set(names):
         raise ValueError(f"no notice of a worker: {text[:_LONGEST]!r}")
     return [fields[name] for name in names]

@@ -5,14 +5,16 @@ By that a watchdog tells a worker that stands still from those that wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from trainer.collective.collective import Collective
 from trainer.collective.whereabouts import Whereabouts
 
+T = TypeVar("T")
 _GRADIENTS = "adding up gradients"
 
 
@@ -32,8 +34,7 @@ class WatchedCollective:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         self._is_on_gpu = next(model.parameters()).is_cuda
-        with self._meeting("comparing parameters", False):
-            module = self._inner.wrap(model)
+        module = self._meet("comparing parameters", False, self._inner.wrap, model)
         if self.overlaps_backward:
             module.register_forward_hook(self._forward_is_done)
         return module
@@ -44,19 +45,24 @@ class WatchedCollective:
         return self._inner.micro_step(last)
 
     def finish_gradients(self) -> None:
-        with self._meeting(_GRADIENTS, self._is_on_gpu):
-            self._inner.finish_gradients()
+        self._meet(_GRADIENTS, self._is_on_gpu, self._inner.finish_gradients)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        with self._meeting("adding up numbers", tensor.is_cuda):
-            return self._inner.all_reduce(tensor)
+        return self._meet("adding up numbers", tensor.is_cuda, self._inner.all_reduce, tensor)
+
+    def all_reduce_later(self, tensor: Tensor) -> Callable[[], Tensor]:
+        arrived = self._inner.all_reduce_later(tensor)
+        return lambda: self._meet("adding up votes", tensor.is_cuda, arrived)
 
     def broadcast(self, tensor: Tensor, source_rank: int = 0) -> Tensor:
-        with self._meeting(f"hearing what rank {source_rank} says", tensor.is_cuda):
-            return self._inner.broadcast(tensor, source_rank)
+        doing = f"passing on what rank {source_rank} says"
+        return self._meet(doing, tensor.is_cuda, self._inner.broadcast, tensor, source_rank)
 
     def is_lost_worker(self, error: Exception) -> bool:
         return self._inner.is_lost_worker(error)
+
+    def is_change_announced(self) -> bool:
+        return self._inner.is_change_announced()
 
     def close(self) -> None:
         self._inner.close()
@@ -66,12 +72,12 @@ class WatchedCollective:
         if self._is_last_step:
             self._whereabouts.mark(_GRADIENTS, is_meeting=True)
 
-    @contextmanager
-    def _meeting(self, doing: str, stays: bool) -> Iterator[None]:
+    def _meet(self, doing: str, stays: bool, meeting: Callable[..., T], *arguments: object) -> T:
         """Marks a meeting. An error leaves the mark: that is where it came from."""
         where = self._whereabouts
         before = ("computing", False) if where.doing == _GRADIENTS else (where.doing, where.is_meeting)
         where.mark(doing, is_meeting=True)
-        yield
+        result = meeting(*arguments)
         if not stays:
             where.mark(*before)
+        return result
