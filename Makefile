@@ -37,7 +37,7 @@ dashboard: setup  ## the MLflow page of the runs, on this machine only: make das
 test: setup lint  ## everything that CI checks: lint, then unit, numerics and integration tests, JOBS files at a time
 	$(BIN)/python -m pytest -n $(JOBS) -m unit
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m numerics
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m integration
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "integration and not long"
 
 test-unit: setup  ## the unit tests alone (under a minute)
 	$(BIN)/python -m pytest -n $(JOBS) -m unit
@@ -46,6 +46,7 @@ fuzz: setup  ## arbitrary input for everything that reads a file, forty times wh
 	FUZZ_TIMES=40 $(BIN)/python -m pytest -q tests/unit/test_fuzz_*.py
 
 faults: setup  ## kills runs at random moments and lets them go on, ROUNDS times (a quarter of an hour); hangs, recovery
+	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m benchmarks.faults --rounds $(ROUNDS)
 	$(BIN)/python -m benchmarks.hangs
 	$(BIN)/python -m benchmarks.recovery

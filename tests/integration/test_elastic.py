@@ -91,6 +91,7 @@ def test_horovodrun_goes_on_without_rank_0(tmp_path, uninterrupted):
     assert [epoch.epoch for epoch in stored.epochs] == [1, 2, 3]
 
 
+@pytest.mark.long
 @needs_horovod
 def test_a_run_that_loses_a_worker_before_its_first_checkpoint_begins_anew_and_leaves_a_closed_record(tmp_path):
     """Rank 0 is still waiting for MLflow, and has its journal open, when the other one is killed."""
@@ -104,6 +105,7 @@ def test_a_run_that_loses_a_worker_before_its_first_checkpoint_begins_anew_and_l
     assert (finished.status, fleets(finished), len(finished.epochs)) == (FINISHED, [1], 1)
 
 
+@pytest.mark.long
 @needs_horovod
 def test_horovodrun_takes_up_a_planned_fleet_when_its_hosts_are_there(tmp_path, uninterrupted):
     hosts = Hosts(tmp_path, HOSTS[:1])
@@ -174,6 +176,7 @@ def test_torchrun_starts_all_workers_again_where_one_is_killed(tmp_path, uninter
     assert fleets(log_of(tmp_path)) == [2]
 
 
+@pytest.mark.long
 def test_torchrun_goes_on_with_the_nodes_that_are_left(tmp_path, uninterrupted):
     with torchrun_agents(tmp_path, ["train", *THREE_EPOCHS, *QUIET]) as agents:
         first, second = agents.start(), agents.start()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.elastic_fleets import HOSTS, Hosts, horovod_fleet
 from tests.fleet_runs import THREE_EPOCHS
-from tests.launching import DISTRIBUTED_LAUNCHERS, REPOSITORY, launch_prefix, needs_horovod
+from tests.launching import REPOSITORY, launch_prefix, needs_horovod
 from tests.live_runs import LiveRun
 from tests.sleepy_worker import LAST_UPDATE
 from trainer.tracking import FAILED, FINISHED, KILLED
@@ -36,7 +36,12 @@ def the_line(job):
 
 
 @pytest.mark.parametrize(
-    ("launcher", "frozen"), [("torchrun", 0), ("torchrun", 1), pytest.param("horovodrun", 1, marks=needs_horovod)]
+    ("launcher", "frozen"),
+    [
+        pytest.param("torchrun", 0, marks=pytest.mark.long),
+        ("torchrun", 1),
+        pytest.param("horovodrun", 1, marks=needs_horovod),
+    ],
 )
 def test_a_frozen_worker_is_named_and_the_whole_job_ends(tmp_path, launcher, frozen):
     with LiveRun(tmp_path, launcher, 2, TRAIN) as job:
@@ -54,7 +59,9 @@ def test_a_frozen_worker_is_named_and_the_whole_job_ends(tmp_path, launcher, fro
     assert (log.status, log.error) == (unclosed if frozen == 0 else (FAILED, line))
 
 
-@pytest.mark.parametrize("launcher", DISTRIBUTED_LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher", [pytest.param("torchrun", marks=pytest.mark.long), pytest.param("horovodrun", marks=needs_horovod)]
+)
 def test_a_slow_worker_is_waited_for_and_one_that_sleeps_for_good_is_named_with_its_place(tmp_path, launcher):
     # Two naps are longer than the limit, each is within it.
     worker, naps = str(REPOSITORY / "tests" / "sleepy_worker.py"), {"NAP_S": str(0.6 * LIMIT_S)}
@@ -71,6 +78,7 @@ def test_a_slow_worker_is_waited_for_and_one_that_sleeps_for_good_is_named_with_
     assert "time.sleep(1000)" in job.said()
 
 
+@pytest.mark.long
 @needs_horovod
 def test_an_elastic_fleet_goes_on_without_a_frozen_worker(tmp_path):
     arguments = ["train", *THREE_EPOCHS, "tracking.mlflow=off", "--resume", "auto", f"hang_timeout_s={LIMIT_S}"]

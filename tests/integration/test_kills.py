@@ -33,7 +33,7 @@ def test_one_worker_killed_again_and_again_ends_with_the_same_bits(tmp_path, unt
     "fleets",
     [
         [Fleet("torchrun", 2), ALONE],
-        pytest.param([Fleet("horovodrun", 2), Fleet("torchrun", 4)], marks=needs_horovod),
+        pytest.param([Fleet("horovodrun", 2), Fleet("torchrun", 4)], marks=[needs_horovod, pytest.mark.long]),
     ],
     ids=lambda fleets: ", ".join(map(str, fleets)),
 )

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.launching import DISTRIBUTED_LAUNCHERS
+from tests.launching import needs_horovod
 from tests.live_runs import LiveRun
 from trainer.engine.checkpoint import newest_checkpoint
 from trainer.tracking import KILLED, PAUSED
@@ -48,8 +48,15 @@ def test_a_run_alone_stops_says_how_it_goes_on_and_does(tmp_path, number, text):
         assert checkpoint(run).standing.state.samples_seen >= state.samples_seen
 
 
-@pytest.mark.parametrize("launcher", DISTRIBUTED_LAUNCHERS)
-@pytest.mark.parametrize("whom", ["launcher", "one rank"])
+@pytest.mark.parametrize(
+    ("launcher", "whom"),
+    [
+        ("torchrun", "one rank"),
+        pytest.param("horovodrun", "launcher", marks=needs_horovod),
+        pytest.param("torchrun", "launcher", marks=pytest.mark.long),
+        pytest.param("horovodrun", "one rank", marks=[needs_horovod, pytest.mark.long]),
+    ],
+)
 def test_a_fleet_stops_in_one_place_whoever_is_told(tmp_path, launcher, whom):
     with LiveRun(tmp_path, launcher, 2, LONG) as run:
         run.wait_until(lambda: run.epochs() > 0)
@@ -71,23 +78,17 @@ def test_before_the_first_update_a_run_stops_too(tmp_path):
         assert checkpoint(run).standing.state.next_epoch == 0
 
 
-@pytest.mark.parametrize("launcher", ["alone", *DISTRIBUTED_LAUNCHERS])
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("horovodrun", marks=[needs_horovod, pytest.mark.long])])
 def test_a_second_signal_ends_at_once_and_the_last_checkpoint_is_whole(tmp_path, launcher):
-    """One worker hangs in its own code, where no agreement reaches it."""
-    workers = 1 if launcher == "alone" else 2
-    with LiveRun(tmp_path, launcher, workers, LONG) as run:
+    """A frozen worker keeps the other from agreeing to anything."""
+    with LiveRun(tmp_path, launcher, 2, LONG) as run:
         run.wait_until(lambda: run.epochs() > 0)
-        frozen = run.worker(workers - 1)
-        os.kill(frozen, signal.SIGSTOP)
+        os.kill(run.worker(1), signal.SIGSTOP)
         time.sleep(0.5)
         waiting = run.worker(0)
         for _ in range(2):
             os.kill(waiting, signal.SIGTERM)
             time.sleep(1.2)
-        if launcher == "alone":
-            os.kill(frozen, signal.SIGCONT)  # a stopped process takes its signals when it goes on, both as one
-            assert run.wait() == 85
-            return
         run.wait_until(lambda: waiting not in run.pids())
         assert "trainer: ended at once; the last checkpoint is whole" in run.said()
         run.kill_all()
