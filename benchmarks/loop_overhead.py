@@ -38,7 +38,7 @@ class Digits:
         images = torch.from_numpy(bunch.images / 16.0).float()[:, None].expand(-1, 3, -1, -1)
         self.images = F.interpolate(images, size=IMAGE_SIZE, mode="bilinear").contiguous()
         self.labels = torch.from_numpy(bunch.target.astype(np.int64))
-        self.train_size, self.image_size = 1440, IMAGE_SIZE
+        self.train_size, self.validation_size, self.image_size = 1440, 357, IMAGE_SIZE
 
     def batches(self, shard: Shard):
         for start in micro_batch_starts(shard):

@@ -27,8 +27,8 @@ class UnreadableFiles:
         """The error that says so, and names them."""
         named = [f"{path} ({fault})" for path, fault in list(self.faults.items())[:_NAMED]]
         more = f" and {len(self.faults) - _NAMED} more" if len(self.faults) > _NAMED else ""
-        bound = f", and max_unreadable allows {self.at_most}" if self.at_most else ""
+        bound = f", and data.max_unreadable allows {self.at_most}" if self.at_most else ""
         return DataError(
             f"cannot be decoded: {', '.join(named)}{more}{bound}: repair or remove the files and index them again, or "
-            f"set a higher max_unreadable to go on without them"
+            f"set a higher data.max_unreadable to go on without them"
         )

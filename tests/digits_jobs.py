@@ -134,6 +134,7 @@ def job_of(
         saving=saving,
         writer=CheckpointWriter(folder, folder / "weights.pt", {}, saving) if collective.rank == 0 else None,
         wants_stop=wants_stop,
+        between_votes_s=0.0,
     )
 
 

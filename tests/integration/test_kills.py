@@ -7,8 +7,10 @@ import random
 import pytest
 import torch
 
-from tests.kills import Fleet, difference, finish, kill_and_go_on
+from tests.kills import RUN, Fleet, difference, finish, kill_and_go_on
 from tests.launching import needs_horovod
+from tests.live_runs import LiveRun
+from trainer.tracking import journals_in, read_journal
 
 pytestmark = pytest.mark.integration
 
@@ -41,3 +43,16 @@ def test_a_fleet_that_was_killed_is_followed_by_another(tmp_path, untouched, fle
     ended = kill_and_go_on(tmp_path, fleets, within_s=8, random=random.Random(2))
     # float32 sums in another order: differences of 1e-7 grow over 135 updates, at the kinks of ReLU and pooling most
     assert difference(ended.log, untouched[0]) < 1e-3
+
+
+def test_a_journal_that_ends_within_a_line_goes_on_after_the_last_whole_one(tmp_path, untouched):
+    with LiveRun(tmp_path, "alone", 1, RUN) as run:
+        run.wait_until(run.epochs)
+        run.kill_all()
+    (journal,) = journals_in(tmp_path)
+    with journal.open("ab") as file:
+        file.write(b'{"type": "event", "time": 1795402722.5, "kind": "deci')
+    assert read_journal(journal).torn_line is not None
+    log, _, _ = finish(tmp_path, ALONE)
+    assert log.torn_line is None
+    assert difference(log, untouched[0]) == 0.0

@@ -15,7 +15,8 @@ from trainer.tracking import KILLED, PAUSED
 
 pytestmark = pytest.mark.integration
 
-LONG = ["train", "digits-decay-lr", "schedule.epochs=500", "tracking.mlflow=off"]
+# A checkpoint every fifth of a second: a signal may well come while one is being written.
+LONG = ["train", "digits-decay-lr", "schedule.epochs=500", "checkpoints.every_minutes=0.003", "tracking.mlflow=off"]
 
 
 def checkpoint(run):

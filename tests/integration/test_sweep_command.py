@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,21 @@ def test_a_sweep_that_is_broken_off_goes_on_where_it_was(tmp_path):
     assert set(children) == {log.run.run_uid for log in logs_of(tmp_path)}
     # As MLflow itself finds the parent of a run, its pages too
     assert {client.get_parent_run(run_id).info.run_id for run_id in children.values()} == {parent.info.run_id}
+
+
+def test_a_run_whose_checkpoints_are_damaged_ends_the_sweep_and_says_how_to_begin_it_anew(tmp_path):
+    words = command(tmp_path, "tracking.mlflow=off", "schedule.epochs=1000")
+    code, out = break_off(tmp_path, words, signal.SIGTERM, runs=1)
+    assert code == 130, out
+    (broken_off,) = logs_of(tmp_path)
+    folder = Path(broken_off.source).parent
+    for sums in folder.glob("checkpoints/[0-9]*/SHA256SUMS"):
+        sums.unlink()
+    again = run_trainer(*words)
+    assert again.returncode == 2
+    assert "SHA256SUMS: cannot be read" in again.stderr
+    assert again.stderr.endswith(f"; to begin this run anew, remove {folder}\n")
+    assert again.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("launcher", DISTRIBUTED_LAUNCHERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -161,3 +162,21 @@ def test_a_run_saved_every_other_epoch_is_saved_at_its_end_too(tmp_path):
     assert saved[0] == saved[1] == []
     assert len(saved[3]) == 1
     assert [read_checkpoint(path).standing.state.next_epoch for path in checkpoints_in(tmp_path)] == [5, 4, 2]
+
+
+def test_fast_updates_share_a_vote_and_a_stop_is_still_agreed_on_by_all(tmp_path):
+    """Updates of milliseconds, a vote a second: all ranks leave out the same ones."""
+    votes = []
+
+    def stop(collective):
+        asked = StopAt(3 if collective.rank == 1 else 10**9)
+        job = replace(job_of(tmp_path, Curves(), collective=collective, wants_stop=asked), between_votes_s=1.0)
+        state, _ = train(job)
+        votes.append(asked.votes)
+        return state.samples_seen, state.updates
+
+    ends = run_fleet(2, stop)
+    assert len(set(ends)) == len(set(votes)) == 1
+    (_, updates), *_ = ends
+    assert votes[0] == 4
+    assert updates > 3  # more than votes were held beside them

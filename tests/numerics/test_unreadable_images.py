@@ -136,7 +136,7 @@ def test_a_file_that_disappears_in_mid_run_is_missed_from_then_on(photos, tmp_pa
 
 def test_one_file_too_many_stops_the_stream_and_names_them(spoilt):
     pipeline = stream(spoilt, max_unreadable=2)
-    with pytest.raises(DataError, match="max_unreadable allows 2: repair or remove the files") as error:
+    with pytest.raises(DataError, match=r"data\.max_unreadable allows 2: repair or remove the files") as error:
         collected(pipeline, 1, 16, 1, 0, END)
     assert all(str(spoilt.train.path(sample)) in str(error.value) for sample in (FIRST, SECOND, LAST))
 
@@ -145,7 +145,7 @@ def test_where_no_image_is_left_the_stream_stops_and_names_ten(photos, tmp_path)
     root = shutil.copytree(photos, tmp_path / "photos")
     pipeline = stream(root, max_unreadable=1000)
     shutil.rmtree(root / "train")
-    with pytest.raises(DataError, match="and 70 more, and max_unreadable allows 1000") as error:
+    with pytest.raises(DataError, match=r"and 70 more, and data\.max_unreadable allows 1000") as error:
         next(pipeline.batches(Shard(0, 1, 4, 1, 0, 4)))
     assert str(error.value).count(".jpg") == 10
 

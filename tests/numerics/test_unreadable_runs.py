@@ -111,7 +111,7 @@ def test_one_file_too_many_stops_all_workers_in_the_update_that_needs_it(spoilt,
     outcomes = run_on(spoilt, workers, tmp_path, max_unreadable=2)
     assert len({error for _, error in outcomes}) == 1
     for record, error in outcomes:
-        assert "and max_unreadable allows 2: repair or remove the files" in error
+        assert "and data.max_unreadable allows 2: repair or remove the files" in error
         assert all(spoilt.train.path(sample).name in error for sample in SPOILT)
         assert record.updates <= last_met // 32  # of 32 samples; decoding ahead may meet the file earlier
 

@@ -157,13 +157,24 @@ def test_a_damaged_one_is_passed_over_for_the_one_before_it(tmp_path):
         (tmp_path / name / file).write_bytes(b"")
     said = []
     assert newest_checkpoint(tmp_path, said.append).path.name == "1440"
-    first, second = said
-    assert "4320/optimizer.pt: is damaged" in first
-    assert "2880/state.json: is damaged" in second
-    assert "the one before it is used, 1440 samples into the run" in second
+    for line, file in zip(said, ("4320/optimizer.pt", "2880/state.json"), strict=True):
+        assert line.endswith(
+            f"{file}: is damaged (its SHA-256 is not the one in SHA256SUMS): going on from 1440 samples"
+        )
     (tmp_path / "1440" / "SHA256SUMS").unlink()
-    with pytest.raises(CheckpointError, match=r"1440/SHA256SUMS: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"4320/optimizer\.pt: is damaged .*: restore it"):
         newest_checkpoint(tmp_path, said.append)
+
+
+def test_damaged_ones_further_on_cost_no_checkpoint_of_the_run_that_goes_on(tmp_path):
+    for samples_seen in (1440, 2880, 4320):
+        save(tmp_path, samples_seen, keep=3)
+    for name in ("2880", "4320"):
+        (tmp_path / name / "model.pt").write_bytes(b"")
+    save(tmp_path, 2000, keep=1)
+    assert newest_checkpoint(tmp_path, lambda damage: None).path.name == "2000"
+    save(tmp_path, 5000, keep=1)
+    assert checkpoints(tmp_path) == ["5000"]
 
 
 def test_a_save_that_was_killed_is_not_seen_and_cleared_away_later(tmp_path):

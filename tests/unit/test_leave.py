@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,26 @@ import pytest
 from trainer.cli.main import command
 
 pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def heeded_signals():
+    """Leaving ignores signals for good, and here the process lives on."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_that_comes_while_a_worker_leaves_changes_nothing():
+    program = (
+        "import atexit, os, signal\n"
+        "from trainer.collective.leave import leave\n"
+        "atexit.register(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGTERM, signal.SIGINT)])\n"
+        "leave(85)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (85, "")
 
 
 def test_an_error_that_nobody_foresaw_is_shown_and_leaves_by_the_same_door(monkeypatch, capsys):

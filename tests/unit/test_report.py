@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from tests.recorded_runs import record_run, record_two_recipes
+from trainer.config import flatten, load_config
 from trainer.report.curves import mean_curve
 from trainer.report.groups import Group, common_target, group_runs, recipe_differences
 from trainer.report.outcome import Spread, arrival, change, outcome_of, spread
@@ -71,6 +72,14 @@ def test_seeds_of_one_recipe_are_one_group_and_recipes_are_not_mixed(tmp_path: P
     ]
     assert recipe_differences(groups) == {"policy": ("", "hybrid", "")}
     assert common_target(groups) == 0.9
+
+
+def test_what_only_guards_a_run_is_no_part_of_its_recipe(tmp_path: Path) -> None:
+    settings = flatten(load_config("digits-hybrid"))
+    guards = {key: settings[key] for key in settings if key.startswith("checkpoints.") or key == "hang_timeout_s"}
+    record_run(tmp_path, "a", 0, [0.5])
+    record_run(tmp_path, "a", 1, [0.5], **guards, **{"data.max_unreadable": "3"})
+    assert [group.label for group in group_runs(load_runs([str(tmp_path)], None, None))] == ["a"]
 
 
 def test_a_run_that_was_done_again_counts_once_and_the_newest_counts(tmp_path: Path) -> None:

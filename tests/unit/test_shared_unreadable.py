@@ -45,7 +45,7 @@ def told(met_by_rank, at_most, rounds=1):
 def test_every_worker_hears_of_every_file():
     for events, warnings, error, has_news in told([["a"], [], ["b"]], at_most=2):
         assert events == [("unreadable", {"files": {"a": GONE, "b": GONE}})]
-        assert warnings == [f"{path} cannot be decoded ({GONE}): another image stands in for it" for path in "ab"]
+        assert warnings == [f"{path} cannot be decoded ({GONE}) and is passed over" for path in "ab"]
         assert error is None
         assert not has_news
 
@@ -67,7 +67,9 @@ def test_what_is_known_is_not_told_again():
 def test_one_too_many_over_all_workers_stops_all_with_the_same_words_after_it_is_recorded():
     for events, warnings, error, _ in told([["a"], ["b"]], at_most=1):
         assert events == [("unreadable", {"files": {"a": GONE, "b": GONE}})]
-        assert error.startswith(f"cannot be decoded: a ({GONE}), b ({GONE}), and max_unreadable allows 1: repair or")
+        assert error.startswith(
+            f"cannot be decoded: a ({GONE}), b ({GONE}), and data.max_unreadable allows 1: repair or"
+        )
         assert warnings == []
 
 

@@ -159,6 +159,7 @@ def test_presets_are_compared_over_seeds(capsys):
             ["--seeds", "1", "fleet=[{epoch: 0, workers: 2}]"],
             "seed=0: its fleet has 2 workers, and --launcher starts 1: make them agree, or set fleet=null",
         ),
+        (["--vary", f"x={'[' * 3000}{']' * 3000}"], f"x={'[' * 495}...: x="),
         (["--vary", "seed=1,1"], "seed=1: is the same run as seed=1: leave one of them out"),
         (["--seeds", "0,0"], "seed=0: is the same run as seed=0"),
         (["--seeds", "many"], "--seeds many: is neither"),

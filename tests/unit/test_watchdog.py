@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
 
@@ -218,6 +220,21 @@ def test_those_that_can_go_on_without_a_frozen_worker_are_not_ended():
         time.sleep(5 * LIMIT_S)  # beyond the limit and the roll call
 
     assert run_watched(2, work, rejoins=True) == [([], []), ([], [])]
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux has pidfds")
+def test_a_frozen_neighbour_of_a_fleet_that_has_lost_a_worker_is_ended_and_let_go_of():
+    """A worker may go from fleet to fleet many times."""
+    with subprocess.Popen(["sleep", "60"]) as frozen:
+        watchdog = Watchdog(LocalCollective(), Whereabouts(), LIMIT_S, close_record=print, rejoins=True)
+        held = watchdog._neighbours[1] = os.pidfd_open(frozen.pid)
+        with pytest.raises(ConnectionError), watchdog:
+            raise ConnectionError
+        assert frozen.poll() is None
+        watchdog.lost()
+        assert frozen.wait(10) == -9
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(held)
 
 
 def test_a_notice_that_is_none_is_passed_over():

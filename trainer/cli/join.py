@@ -42,6 +42,7 @@ def run_joined(load_setting: Callable[[Launch], str], work: Callable[[Launch, Co
             raise  # before torch is imported
         setting = "auto"
     from trainer.cli import fleet
+    from trainer.collective.leave import ignore_stops
 
     try:
         collective = fleet.open_collective(fleet.choose_collective(setting, launch), launch)
@@ -57,7 +58,10 @@ def run_joined(load_setting: Callable[[Launch], str], work: Callable[[Launch, Co
             fleet.join_again(collective)
         return code
     finally:
+        handlers = ignore_stops()  # leaving the fleet may take a second
         collective.close()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _work_once(launch: Launch, collective: Collective, work: Callable[[Launch, Collective], int | None]) -> int | None:

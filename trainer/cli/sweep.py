@@ -54,8 +54,8 @@ first run starts. A run that diverges is noted, and the sweep goes on.
   trainer sweep digits-hybrid --vary 'model={name: small-convnet, ghost_batch: 8},{name: small-convnet}'
 
 The same command again, also with more seeds, goes on where the sweep was interrupted. Runs that finished
-are kept, and so are those that failed of themselves (to repeat one, remove its folder); those that were
-killed are repeated.
+are kept, and so are those that failed of themselves (to repeat one, remove its folder); one that was broken
+off goes on from its newest checkpoint.
 """
 
 

@@ -1,33 +1,24 @@
-"""`trainer train`: joins the fleet, puts a run together, starts it, and records how it ended."""
+"""`trainer train`: joins the fleet, puts a run together on all workers, and starts it; ending.py sees to the rest."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import sys
-import time
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
 from trainer.cli.config_arguments import add_config_arguments
-from trainer.cli.exit_codes import FAILED, FLEET_CHANGES, STOPPED
-from trainer.cli.join import first_line, run_joined, say, say_lost_worker
+from trainer.cli.join import run_joined
 from trainer.cli.resume_arguments import add_resume_argument, collective_setting, load_alone
-from trainer.cli.signals import StopSignals, stop_signals
+from trainer.cli.signals import stop_signals
 from trainer.config import to_yaml
 from trainer.environment import Launch
 from trainer.tracking import LOST_WORKER
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from trainer.cli.fleet_border import Border
     from trainer.cli.record import Record
     from trainer.collective.collective import Collective
-    from trainer.collective.watchdog import Watchdog
-    from trainer.engine.job import Job
-    from trainer.rule import Fleet
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,6 +50,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
     Returns the exit code; None where this worker is to join the fleet again.
     """
     from trainer.cli import compose, fleet_border
+    from trainer.cli.ending import Run, lost_status, run_to_the_end, wait_for_more, what_follows
     from trainer.cli.planning.view import plain_console
     from trainer.cli.prepare import prepare
     from trainer.cli.record import NO_RECORD, open_record
@@ -78,7 +70,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
         return 0
     border = fleet_border.border_ahead(task.schedule, task.fleet, task.start.state, collective.world_size)
     if border is not None and border.is_waited_for(launch):
-        return _wait(border, launch, collective)
+        return wait_for_more(border, launch, collective)
     given = [*args.words, *([] if args.resume is None else ["--resume", args.resume])]
     together(collective, fleet_border.check_workers, border, launch, given)
 
@@ -94,7 +86,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
             if collective.rank > 0:
                 return NO_RECORD
             record = open_record(task, about, console)
-            unless_begun.callback(record.close, _lost_status(launch), {}, f"{LOST_WORKER} before the run began")
+            unless_begun.callback(record.close, lost_status(launch), {}, f"{LOST_WORKER} before the run began")
             return record
 
         record = together(collective, open_ours)
@@ -129,109 +121,10 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
             rejoins=launch.rejoins,
         )
         unless_begun.pop_all()  # from here on the record is closed by what it records
-        with contextlib.closing(parts.pipeline):
-            code, border = _run_to_the_end(job, task.fleet, launch, record, console, signals, watchdog)
-        if launch.rejoins and code in (None, STOPPED):
-            return _leave_or_stay(collective, signals, is_lost=code is None)
         # Overrides of a run that was taken up are in no record: they are to be given again.
         arguments = ["--resume", str(record.folder)] if task.resumed is None else given
-        if code == STOPPED:
-            again = fleet_border.launch_command(collective.world_size, launch, arguments)
-            say(collective, f"{signals.text}: stopped and saved; go on with {again}")
-        if border is not None and not border.is_waited_for(launch):
-            say(collective, fleet_border.start_again(border, launch, arguments))
-    if border is not None and border.is_waited_for(launch) and not signals.is_stop_wanted:
-        return _wait(border, launch, collective)
-    return FAILED if code is None else code
-
-
-def _run_to_the_end(
-    job: Job,
-    fleet: Fleet,
-    launch: Launch,
-    record: Record,
-    console: Console,
-    signals: StopSignals,
-    watchdog: Watchdog,
-) -> tuple[int | None, Border | None]:
-    """Trains, and closes the record with how it went: FINISHED, FAILED, or PAUSED by a signal or a change of the fleet.
-
-    Returns the exit code, None where another worker is lost; and the border of the planned fleet that was reached.
-    """
-    from trainer.cli.fleet_border import border_ahead
-    from trainer.cli.record import closing_line, summary
-    from trainer.collective.agreement import WorkerError, together
-    from trainer.engine.errors import TrainingError
-    from trainer.engine.run_state import epoch_ahead
-    from trainer.engine.train import train
-
-    status, error, figures = "FAILED", None, dict[str, float]()
-    try:
-        with watchdog:
-            state, clock = train(job)
-        border = border_ahead(job.schedule, fleet, state, job.collective.world_size)
-        if border is not None:
-            together(job.collective, job.tracker.event, "fleet", asdict(border))
-            status = "PAUSED"
-            return FLEET_CHANGES, border
-        if epoch_ahead(job.schedule, fleet, state) is not None:
-            reason = _reason(signals, job.collective)
-            stop = {"reason": reason, "epoch": state.next_epoch, "samples_seen": state.samples_seen}
-            together(job.collective, job.tracker.event, "stop", stop)
-            status = "PAUSED"
-            return STOPPED, None
-        status, figures = "FINISHED", summary(state, clock, job.target_top1)
-        return 0, None
-    except (TrainingError, WorkerError) as failure:
-        error = str(failure)
-        say(job.collective, error)
-        return FAILED, None
-    except Exception as failure:
-        if not job.collective.is_lost_worker(failure):
-            error = first_line(failure)
-            raise
-        error = say_lost_worker(failure, watchdog.lost())
-        status = _lost_status(launch)
-        return None, None
-    finally:
-        record.close(status, figures, error)
-        if figures:
-            console.print(closing_line(figures, record))
-
-
-def _leave_or_stay(collective: Collective, signals: StopSignals, is_lost: bool) -> int | None:
-    """Who was asked to stop leaves the others to go on; all of them, where the launcher was. Returns as _train."""
-    if signals.is_stop_wanted:
-        print(f"trainer: rank {collective.rank}: {signals.text}: leaves; those that stay go on", file=sys.stderr)
-        return STOPPED
-    if collective.rank == 0:
-        reason = LOST_WORKER if is_lost else _reason(signals, collective)
-        print(f"trainer: {reason}: going on with those that there are", file=sys.stderr)
-    return None
-
-
-def _lost_status(launch: Launch) -> str:
-    """What becomes of a run that has lost a worker."""
-    return "PAUSED" if launch.is_elastic else "FAILED"
-
-
-def _reason(signals: StopSignals, collective: Collective) -> str:
-    """Why a run stops, as far as this worker knows."""
-    if collective.is_change_announced() and not signals.is_stop_wanted:
-        return "workers come or go"
-    return signals.text
-
-
-def _wait(border: Border, launch: Launch, collective: Collective) -> int | None:
-    """Until an elastic launcher has more workers: horovodrun announces them, and this one joins again; torchrun ends it
-    with SIGTERM, and starts another."""
-    from trainer.cli.fleet_border import WAIT_S, nobody_came, waiting
-    from trainer.collective.agreement import first_rank_where
-
-    say(collective, waiting(border))
-    for _ in range(int(WAIT_S)):
-        time.sleep(1)
-        if launch.rejoins and first_rank_where(collective, collective.is_change_announced()) is not None:
-            return None
-    say(collective, nobody_came(border))
-    return FLEET_CHANGES
+        run = Run(job, task.fleet, launch, record, console, signals, arguments)
+        with contextlib.closing(parts.pipeline):
+            ending = run_to_the_end(run, watchdog)
+        code, awaited = what_follows(run, ending)
+    return code if awaited is None else wait_for_more(awaited, launch, collective)

@@ -71,17 +71,17 @@ class Watchdog:
         self._is_closed.set()
         self._thread.join()  # for ever, where it is ending the process: nothing else is to be said then
         if error is None:
-            for neighbour in self._neighbours.values():
-                os.close(neighbour)
+            self._let_go_of_neighbours()
 
     def lost(self) -> str | None:
-        """The roll call after __exit__, of a worker whose collective failed. Returns who is gone, and where; None where
-        another worker says so."""
+        """The roll call after __exit__, of a worker whose collective failed; once. Returns who is gone, and where; None
+        where another worker says so."""
         own = self._own_answer()
         # Short: launchers end the others as soon as they see that one has gone.
         answers = self._call_the_roll(own, Call(self._rank, is_of_a_loss=True), 2 * self._tick_s)
         if self._rejoins:
             self._end_silent_neighbours()
+        self._let_go_of_neighbours()
         return None if answers is None else lost_verdict(answers, own, self._world_size)
 
     def _watch(self) -> None:
@@ -175,6 +175,10 @@ class Watchdog:
             for rank, neighbour in self._neighbours.items():
                 if self._answer_of(rank) is None:
                     end(neighbour)
+
+    def _let_go_of_neighbours(self) -> None:
+        while self._neighbours:
+            os.close(self._neighbours.popitem()[1])
 
     def _wait_until_closed(self) -> None:
         """Until the worker that speaks has closed the record, or has taken the board with it."""

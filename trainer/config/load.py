@@ -109,6 +109,7 @@ def _parse(text: str, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = (getattr(error, "problem", None) or str(error) or type(error).__name__).splitlines()[0]
+        problem = problem.partition("; use sys.")[0]  # Python's advice about a number of thousands of digits
         raise _refusal(f"{source}{where}: no YAML: {problem}") from None
 
 

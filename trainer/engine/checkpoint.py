@@ -54,9 +54,13 @@ def write_checkpoint(folder: Path, samples_seen: int, files: Mapping[str, Conten
         ) from error
 
 
-def keep_newest_and_best(folder: Path, newest: int) -> None:
-    """Removes all checkpoints but so many of the newest, and the one that was evaluated best, which BEST then links."""
-    checkpoints = checkpoints_in(folder)
+def keep_newest_and_best(folder: Path, samples_seen: int, newest: int) -> None:
+    """Removes all checkpoints but so many of the newest, and the one that was evaluated best, which BEST then links.
+
+    samples_seen: where the run stands. What is further on could not be used when it was taken up, and counts for
+    nothing until the run has come that far again.
+    """
+    checkpoints = [path for path in checkpoints_in(folder) if int(path.name) <= samples_seen]
     # Among equals the earliest; one in the middle of an epoch has no evaluation of its own.
     evaluated = [(state.last_top1, -state.samples_seen, path) for path in checkpoints if (state := _evaluated(path))]
     best = max(evaluated)[-1] if evaluated else None
@@ -81,22 +85,21 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | 
 
     say is told what is wrong with each that is passed over. Raises CheckpointError where none is whole.
     """
-    failure: CheckpointError | None = None
+    passed_over: list[CheckpointError] = []
     for path in checkpoints_in(folder):
         try:
             checkpoint = read_checkpoint(path)
             for name in (MODEL, OPTIMIZER):
                 _read(path / name)
         except CheckpointError as error:
-            if failure is not None:
-                say(str(failure))
-            failure = error
+            passed_over.append(error)
             continue
-        if failure is not None:
-            say(f"{failure}; the one before it is used, {path.name} samples into the run")
+        for error in passed_over:
+            what_is_wrong, _, _ = str(error).rpartition(": ")  # without the advice, which is for where none is whole
+            say(f"{what_is_wrong}: going on from {path.name} samples")
         return checkpoint
-    if failure is not None:
-        raise failure
+    if passed_over:
+        raise passed_over[0]
     return None
 
 

@@ -50,9 +50,10 @@ class Job:
 
     fleet: how many workers the epochs are to have; None: as many as there are. start: where the run goes on, with model
     and optimizer as they were then. seed: of what a network draws (dropout). saving: when checkpoints are made;
-    writer: rank 0's, None keeps none. wants_stop: whether this worker was asked to end the run. whereabouts: where the
-    loop says what it is doing. unreadable: the pipeline's, empty where it reads no files. warn: how rank 0 tells a
-    person of what does not stop the run.
+    writer: rank 0's, None keeps none. wants_stop: whether this worker was asked to end the run; all vote on it at every
+    update, or about as often as between_votes_s where updates are shorter. whereabouts: where the loop says what it is
+    doing. unreadable: the pipeline's, empty where it reads no files. warn: how rank 0 tells a person of what does not
+    stop the run.
     """
 
     schedule: Schedule
@@ -71,6 +72,7 @@ class Job:
     saving: SavingPlan = field(default_factory=SavingPlan)
     writer: CheckpointWriter | None = None
     wants_stop: Callable[[], bool] = lambda: False
+    between_votes_s: float = 0.1
     whereabouts: Whereabouts = field(default_factory=Whereabouts)
     unreadable: UnreadableFiles = field(default_factory=UnreadableFiles)
     warn: Callable[[str], None] = lambda text: None

@@ -87,7 +87,7 @@ class CheckpointWriter:
             write_checkpoint(self._folder, samples_seen, files)
             write_weights(self._weights_path, files[MODEL])
             remove_leftovers(self._weights_path.parent, self._weights_path.name)
-            keep_newest_and_best(self._folder, self._plan.keep)
+            keep_newest_and_best(self._folder, samples_seen, self._plan.keep)
         except CheckpointError as error:
             self._failure = error
         except OSError as error:  # of a folder that is gone

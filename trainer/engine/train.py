@@ -43,7 +43,11 @@ def _train(job: Job) -> tuple[RunState, Clock]:
     state, clock = job.start.state, Clock(job.start.seconds, job.start.elapsed_s)
     shared = SharedUnreadable(job.collective, job.unreadable, job.tracker, job.warn)
     ballot = Ballot(
-        job.collective, job.wants_stop, lambda: job.writer is not None and job.writer.is_due(), shared.has_news
+        job.collective,
+        job.wants_stop,
+        wants_save=lambda: job.writer is not None and job.writer.is_due(),
+        wants_to_tell=shared.has_news,
+        between_votes_s=job.between_votes_s,
     )
     saved: RunState | None = None
 

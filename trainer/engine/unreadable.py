@@ -48,4 +48,4 @@ class SharedUnreadable:
         if self._known.are_too_many:
             raise WorkerError(str(self._known.too_many()))
         for path, fault in new.items():
-            self._warn(f"{path} cannot be decoded ({fault}): another image stands in for it")
+            self._warn(f"{path} cannot be decoded ({fault}) and is passed over")

@@ -25,6 +25,11 @@ _NOT_PART_OF_THE_RECIPE = (
     "target_top1",
     "output",
     "calibration",
+    "checkpoints.every_epochs",
+    "checkpoints.every_minutes",
+    "checkpoints.keep",
+    "data.max_unreadable",
+    "hang_timeout_s",
     "tracking.mlflow",
     "tracking.parent",
 )
@@ -79,7 +84,7 @@ def load_runs(sources: Sequence[str], experiment: str | None, tracking_uri: str 
     begun = [run for run in runs.values() if run.epochs]
     fresh = [run for run in runs.values() if not run.epochs and run.status != FAILED]
     if fresh and (experiment is None or not begun):
-        raise TrackingError(f"{fresh[0].source}: has no finished epoch yet: wait for it, or leave this run out")
+        raise TrackingError(f"{fresh[0].source}: has no finished epoch yet: let it go on, or leave this run out")
     if not begun and runs:
         run = next(iter(runs.values()))
         raise TrackingError(f"{run.source}: failed in its first epoch ({run.error}): there is nothing to compare")

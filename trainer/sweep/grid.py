@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trainer.passwords import without_password
+from trainer.config.explain import in_one_line
 from trainer.sweep.errors import SweepError
 
 _SET_BY_THE_SWEEP = ("output", "tracking.parent")
@@ -41,7 +41,8 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One run of a grid. overrides: all of them, the seed's too. label: what sets it apart from the others."""
+    """One run of a grid. overrides: all of them, the seed's too. label: what sets it apart from the others, in a line
+    that is no longer than a message."""
 
     label: str
     source: str | None
@@ -62,7 +63,7 @@ def _points(grid: Grid) -> Iterator[Point]:
                 if seed is not None:
                     varied.append(f"seed={seed}")
                 name = [source or "the default run"] if len(grid.sources) > 1 or not varied else []
-                yield Point(without_password(" ".join([*name, *varied])), source, (*grid.overrides, *varied))
+                yield Point(in_one_line(" ".join([*name, *varied])), source, (*grid.overrides, *varied))
 
 
 def parse_axes(texts: Sequence[str], overrides: Sequence[str], seeds: bool) -> tuple[Axis, ...]:

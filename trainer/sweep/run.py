@@ -96,10 +96,13 @@ def _run_point(sweep: Sweep, task: Task, run_uid: str, progress: SweepProgress, 
     if not begun:
         if stop.count:
             return None
-        raise SweepError(f"{point.label}: {last_words(said)} (exit code {code}; all that it said: {said})")
+        anew = "" if left is None else f"; to begin this run anew, remove {left}"
+        raise SweepError(f"{point.label}: {last_words(said)} (exit code {code}; all that it said: {said}){anew}")
     (log,) = begun
     folder = Path(log.source).parent
-    said.rename(folder / _LOG)
+    with open(folder / _LOG, "ab") as log_of_run:  # after what it said before it was broken off
+        log_of_run.write(said.read_bytes())
+    said.unlink()
     if log.status == RUNNING and not stop.count:
         raise SweepError(f"{point.label}: its launcher ended and {log.source} is still written: end that run")
     if code == _USER_ERROR:
