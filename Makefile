@@ -72,6 +72,7 @@ bench: setup  ## all benchmarks, as tables for docs/results.md: make bench PHOTO
 	$(BIN)/python benchmarks/ghost_batch_norm.py
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/fleet_startup.py
+	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.votes ddp
 	@test -n "$(PHOTOS)" || { echo "the input pipeline needs photos: make bench PHOTOS=DIR"; exit 2; }
 	$(BIN)/python benchmarks/input_pipeline.py "$(PHOTOS)"
 	@test -n "$(DATA)" || { echo "predicted against measured time needs CIFAR-10: make bench PHOTOS=DIR DATA=DIR"; exit 2; }

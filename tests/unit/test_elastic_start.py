@@ -38,9 +38,16 @@ def test_a_store_that_remembers_workers_which_are_gone_is_refused():
 def test_all_workers_look_whether_they_have_the_folder_of_the_runs_and_leave_it_as_it_was(tmp_path, resume):
     folder = tmp_path / "runs"
     given = (str(folder), resume) if resume == "auto" else (str(tmp_path / "unused"), str(folder))
+    if resume != "auto":
+        folder.mkdir()
     run_fleet(3, lambda collective: check_folder_is_shared(*given, collective))
     assert list(folder.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_run_that_is_not_there_is_not_made(tmp_path):
+    run_fleet(2, lambda collective: check_folder_is_shared("unused", str(tmp_path / "mistyped"), collective))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worker_whose_host_has_another_folder_there_is_named_on_all(tmp_path):

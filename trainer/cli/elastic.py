@@ -40,8 +40,15 @@ def check_folder_is_shared(output: str, resume: str, collective: Collective) -> 
     rank 0, and has to find the checkpoints then."""
     folder = Path(output if resume == AUTO else resume)
     with contextlib.ExitStack() as stack:
-        name = together(collective, lambda: stack.enter_context(_mark(folder)) if collective.rank == 0 else "")
-        name = broadcast_text(collective, name)
+
+        def leave_mark() -> str:
+            if collective.rank > 0 or (resume != AUTO and not folder.is_dir()):
+                return ""
+            return stack.enter_context(_mark(folder))
+
+        name = broadcast_text(collective, together(collective, leave_mark))
+        if not name:
+            return  # no such run: resume.py says so
 
         def look() -> None:
             if not (folder / name).exists():

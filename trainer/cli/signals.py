@@ -36,9 +36,9 @@ class StopSignals:
     def listen(self, listener: socket.socket) -> None:
         """Reads signal numbers until the other end is closed."""
         while numbers := listener.recv(1):
-            number = signal.Signals(numbers[0])
-            if number not in _TEXT:
+            if numbers[0] not in _TEXT:
                 continue
+            number = signal.Signals(numbers[0])
             if self._first is None:
                 self._first = number, time.monotonic()
             elif time.monotonic() - self._first[1] > _ONE_AND_THE_SAME_S:
