@@ -33,6 +33,8 @@ from trainer.environment import Launch
 from trainer.rule import Fleet
 from trainer.tracking import LOST_WORKER
 
+_TOLD_WITHIN_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -95,7 +97,9 @@ def what_follows(run: Run, ending: Ending) -> tuple[int | None, Border | None]:
         if first_rank_where(collective, signals.is_stop_wanted) is None:
             return code, border
         code, border = STOPPED, None
-    # Where all were asked to stop, it was the launcher that was, and nobody stays.
+    # Where all were asked to stop, it was the launcher that was, and nobody stays. It tells one after the other.
+    if launch.rejoins and code == STOPPED:
+        time.sleep(_TOLD_WITHIN_S)
     some_stay = code == STOPPED and first_rank_where(collective, not signals.is_stop_wanted) is not None
     if launch.rejoins and (code is None or some_stay):
         return _leave_or_stay(collective, signals, is_lost=code is None), None
