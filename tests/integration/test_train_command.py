@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from dali_pipelines.digits import digits_folder
 from dali_pipelines.pipeline import open_dataset
 from tests.launching import (
     DISTRIBUTED_LAUNCHERS,
+    REPOSITORY,
     run_trainer,
     run_workers,
+    worker_environment,
 )
 from trainer import __version__
 from trainer.tracking import FINISHED, journals_in, read_journal
@@ -106,6 +110,20 @@ def test_only_rank_0_speaks(tmp_path):
     assert finished.stdout.count("finished: top-1") == 1
     assert finished.stdout.count("epoch   1/3") == 1
     assert len(list(tmp_path.glob("*/journal.jsonl"))) == 1
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says_any_more(tmp_path):
+    arguments = ["train", "digits-increase-batch", *SHORT, f"output={tmp_path}", "tracking.mlflow=off"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "trainer", *arguments], env=worker_environment(), cwd=REPOSITORY,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert run.stdout.readline().startswith("trainer ")
+    run.stdout.close()
+    errors = run.stderr.read()
+    assert (run.wait(60), errors) == (0, "")
+    (journal,) = journals_in(tmp_path)
+    assert read_journal(journal).status == FINISHED
 
 
 def test_divergence_stops_the_run_before_the_update_and_marks_it_failed(tmp_path):

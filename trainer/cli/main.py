@@ -38,11 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(arguments or ["train"])
     try:
         code: int = args.run(args)
-        sys.stdout.flush()
-        return code
     except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        code = 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except ValueError as error:
@@ -50,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"trainer: {fit_to_print(str(error))}", file=sys.stderr)
         return USER_ERROR
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # else the interpreter tries once more, and fails
+    return code
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

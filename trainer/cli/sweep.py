@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     grid, launcher = Grid(sources, overrides, axes, seeds), parse_launcher(args.launcher)
     name = sweep_name(args.name, first.name, grid, launcher)
     sweep = Sweep(name, Path(first.output) / name, launcher, _check(grid, workers_of(launcher)))
-    console = plain_console()
+    console = plain_console(lasting=True)
     if args.dry_run:
         _show(sweep, console)
         return 0

@@ -62,7 +62,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
     from trainer.engine.job import Job
     from trainer.engine.saving import SavingPlan
 
-    console = plain_console(quiet=collective.rank != 0)
+    console = plain_console(quiet=collective.rank != 0, lasting=True)
     task = prepare(args, launch, collective, console)
     config, device = task.config, task.device
     if task.resumed is not None and task.resumed.is_finished:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from trainer.cli.lasting_output import LastingOutput
 from trainer.cli.planning.table import Column, phase_table, span
 from trainer.cli.planning.time import phase_document, print_time, time_document
 from trainer.config import TrainConfig
@@ -35,10 +36,16 @@ _COLUMNS: tuple[Column[Phase], ...] = (
 _SLOW_SHARE = 0.1  # of a phase
 
 
-def plain_console(quiet: bool = False) -> Console:
-    """Where text for people goes: as wide as the terminal, or wide enough for a plan where there is none."""
+def plain_console(quiet: bool = False, lasting: bool = False) -> Console:
+    """Where text for people goes: as wide as the terminal, or wide enough for a plan where there is none. lasting: also
+    when nobody reads it any more."""
     return Console(
-        highlight=False, markup=False, soft_wrap=True, quiet=quiet, width=None if sys.stdout.isatty() else 120
+        file=LastingOutput(sys.stdout) if lasting else None,
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+        quiet=quiet,
+        width=None if sys.stdout.isatty() else 120,
     )
 
 
