@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 import threading
 import time
@@ -10,12 +9,11 @@ import time
 import pytest
 import torch.distributed as dist
 
+from tests.launching import needs_horovod
 from trainer.collective import board as module
 from trainer.collective.board import BoardError, BoundedBoard, HttpBoard, MemoryBoard, NoBoard
 
 pytestmark = pytest.mark.unit
-
-needs_horovod = pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed")
 
 
 @pytest.fixture

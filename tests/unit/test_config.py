@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config import ConfigError, flatten, load_config, preset_names, to_yaml
+from trainer.config.schema import CheckpointConfig
+from trainer.engine.saving import SavingPlan
 from trainer.rule import PlanError, plan_run
 
 pytestmark = pytest.mark.unit
@@ -227,3 +229,7 @@ def test_no_text_makes_the_loader_fall_over(tmp_path_factory, text):
 def test_no_override_makes_the_loader_fall_over(key, value):
     with contextlib.suppress(ConfigError):
         load_config("digits-hybrid", [f"{key}={value}"])
+
+
+def test_a_plan_of_checkpoints_that_nobody_wrote_is_what_a_configuration_has():
+    assert SavingPlan() == SavingPlan(**CheckpointConfig().model_dump())

@@ -81,6 +81,17 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_it
     )
 
 
+def test_auto_takes_the_run_before_where_the_newest_has_no_whole_checkpoint(tmp_path):
+    keep(tmp_path, "older", PAUSED)
+    keep(tmp_path, "newer", PAUSED)
+    for name in ("960", "1440"):
+        (tmp_path / "newer" / FOLDER_NAME / name / "model.pt").write_bytes(b"")
+    found, said = look(tmp_path)
+    assert found.folder == tmp_path / "older"
+    assert said.startswith(f"warning: --resume auto passes over {tmp_path / 'newer'} (")
+    assert said.count("\n") == 1
+
+
 def test_auto_begins_anew_where_all_runs_are_finished_or_there_is_none(tmp_path):
     keep(tmp_path, "a", FINISHED)
     for output in (tmp_path, tmp_path / "nowhere"):

@@ -97,11 +97,7 @@ def what_follows(run: Run, ending: Ending) -> tuple[int | None, Border | None]:
         if first_rank_where(collective, signals.is_stop_wanted) is None:
             return code, border
         code, border = STOPPED, None
-    # Where all were asked to stop, it was the launcher that was, and nobody stays. It tells one after the other.
-    if launch.rejoins and code == STOPPED:
-        time.sleep(_TOLD_WITHIN_S)
-    some_stay = code == STOPPED and first_rank_where(collective, not signals.is_stop_wanted) is not None
-    if launch.rejoins and (code is None or some_stay):
+    if launch.rejoins and (code is None or (code == STOPPED and _some_stay(collective, signals))):
         return _leave_or_stay(collective, signals, is_lost=code is None), None
     if code is None:
         return FAILED, None
@@ -145,6 +141,12 @@ def _train(run: Run) -> Ending:
         together(job.collective, job.tracker.event, "stop", stop)
         return Ending(STOPPED, "PAUSED")
     return Ending(0, "FINISHED", summary(state, clock, job.target_top1))
+
+
+def _some_stay(collective: Collective, signals: StopSignals) -> bool:
+    """Where all were asked to stop, it was the launcher that was, and nobody stays. It tells one after the other."""
+    time.sleep(_TOLD_WITHIN_S)
+    return first_rank_where(collective, not signals.is_stop_wanted) is not None
 
 
 def _leave_or_stay(collective: Collective, signals: StopSignals, is_lost: bool) -> int | None:

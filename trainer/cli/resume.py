@@ -26,7 +26,7 @@ from trainer.config import TrainConfig, flatten
 from trainer.engine.checkpoint import FOLDER_NAME, Checkpoint, checkpoints_in, newest_checkpoint, read_checkpoint
 from trainer.engine.errors import CheckpointError
 from trainer.engine.run_state import Standing
-from trainer.tracking import FILE_NAME, FINISHED, TrackingError, read_journal
+from trainer.tracking import FILE_NAME, FINISHED, RunLog, TrackingError, read_journal
 
 _DATA, _VERSION = "the data set's digest", "the trainer's version"
 # Settings that may differ from one fleet or place to the next; the digest stands for the data's. Those that end with a
@@ -114,27 +114,33 @@ def _resumption(folder: Path, identity: Mapping[str, str], console: Console) -> 
 
 
 def _newest_unfinished(output: Path, identity: Mapping[str, str], console: Console) -> Resumption | None:
-    candidates: list[tuple[float, Resumption]] = []
+    def pass_over(folder: Path, error: ValueError) -> None:
+        console.print(f"warning: --resume auto passes over {folder} ({error})")
+
+    unfinished: list[tuple[float, Path, RunLog]] = []
     for folder in sorted(path.parent for path in output.glob(f"*/{FILE_NAME}")):
         try:
-            if not _may_be(folder, identity):
-                continue
-            log = read_journal(folder / FILE_NAME)
-            if log.status == FINISHED or (checkpoint := _newest_whole(folder, console)) is None:
-                continue
+            if _is_of(folder, identity) and (log := read_journal(folder / FILE_NAME)).status != FINISHED:
+                unfinished.append((log.start_time_s, folder, log))
         except (CheckpointError, TrackingError) as error:
-            console.print(f"warning: --resume auto passes over {folder} ({error})")
+            pass_over(folder, error)
+    for _, folder, log in sorted(unfinished, key=lambda run: run[0], reverse=True):
+        try:
+            checkpoint = _newest_whole(folder, console)
+        except CheckpointError as error:
+            pass_over(folder, error)
             continue
-        resumption = Resumption(checkpoint.standing, False, folder, log.run.run_uid, checkpoint)
-        candidates.append((log.start_time_s, resumption))
-    if not candidates:
-        console.print(f"--resume auto: {output} holds no unfinished run of this configuration: a new one starts")
-        return None
-    return max(candidates, key=lambda candidate: candidate[0])[1]
+        assert checkpoint is not None, "one was read a moment ago"
+        return Resumption(checkpoint.standing, False, folder, log.run.run_uid, checkpoint)
+    console.print(f"--resume auto: {output} holds no unfinished run of this configuration: a new one starts")
+    return None
 
 
-def _may_be(folder: Path, identity: Mapping[str, str]) -> bool:
-    """Whether some checkpoint of the run is of this identity, or none can be read."""
+def _is_of(folder: Path, identity: Mapping[str, str]) -> bool:
+    """Whether the newest checkpoint whose state can be read is of this identity; False where there is no checkpoint.
+
+    Raises CheckpointError where no state can be read.
+    """
     errors = []
     for path in checkpoints_in(folder / FOLDER_NAME):
         try:
