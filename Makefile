@@ -1,10 +1,10 @@
-# make help says what there is. Choices: make setup PYTHON=python3.12 TORCH=2.12.1 EXTRAS=dali-cuda120,test,dev HOROVOD=no
+# make help says what there is. Choices: make setup PYTHON=python3.12 TORCH=2.12.1 EXTRAS=dali-cuda120,mlflow-server,test,dev HOROVOD=no
 VENV    ?= .venv
 BIN     := $(VENV)/bin
 # Once the environment is there, the Python that made it.
 PYTHON  ?= $(firstword $(wildcard $(BIN)/python) python3)
 TORCH   ?=
-EXTRAS  ?= dali,test,dev
+EXTRAS  ?= dali,mlflow-server,test,dev
 HOROVOD ?= yes
 PORT    ?= 5000
 PHOTOS  ?=
