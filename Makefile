@@ -19,9 +19,10 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dashboard test test-unit fuzz faults audit lint format bench paper paper-gpu clean
+.PHONY: manifests image-check hosts-check slurm-check mlflow-check
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## virtual environment, pinned packages, Horovod built from source (minutes once, then a moment)
 	@$(PYTHON) scripts/setup_venv.py --venv "$(VENV)" --torch "$(TORCH)" --extras "$(EXTRAS)" --horovod "$(HOROVOD)"
@@ -50,6 +51,23 @@ faults: setup  ## kills runs at random moments and lets them go on, ROUNDS times
 	$(BIN)/python -m benchmarks.faults --rounds $(ROUNDS)
 	$(BIN)/python -m benchmarks.hangs
 	$(BIN)/python -m benchmarks.recovery
+
+manifests: setup  ## write the jobs of k8s/overlays anew, each by the command in its first line
+	@for overlay in k8s/overlays/*; do \
+		eval "$(BIN)/$$(sed -n '1s/^# Written by: //p' "$$overlay/kustomization.yaml") --out $$overlay" || exit; \
+	done
+
+image-check: setup  ## build the images and train in containers over ssh, without a Docker engine (as root; minutes)
+	$(BIN)/python -m pytest -s tests/cluster/test_images.py
+
+hosts-check: setup  ## several hosts, each with an ssh server and a link that can be cut (as root; minutes)
+	$(BIN)/python -m pytest tests/cluster/test_hosts.py
+
+slurm-check: setup  ## a real Slurm of two nodes (as root; minutes)
+	$(BIN)/python -m pytest tests/cluster/test_slurm.py
+
+mlflow-check: setup  ## an MLflow server on PostgreSQL, runs from several hosts, its pages in a browser (as root; minutes)
+	$(BIN)/python -m pytest tests/cluster/test_mlflow_service.py
 
 audit: setup  ## known vulnerabilities in the pinned packages; asks the package index, so it is no part of make test
 	$(PYTHON) -m venv build/audit

@@ -39,7 +39,7 @@ def importers(library):
     ("library", "allowed"),
     [
         ("horovod", {"trainer/collective/hvd.py"}),
-        ("yaml", {"trainer/config/load.py"}),
+        ("yaml", {"trainer/yaml_text.py"}),
         ("torch.distributed", {"trainer/collective/ddp.py"}),
     ],
 )
@@ -59,6 +59,7 @@ def test_each_library_has_one_door(library, allowed):
         ("trainer/tracking", ("trainer.engine", "trainer.cli", "trainer.config", "trainer.report", "torch")),
         ("trainer/report", ("trainer.engine", "trainer.cli", "trainer.config", "torch")),
         ("trainer/calibration", ("trainer.cli", "trainer.tracking", "trainer.report", "trainer.sweep", "mlflow")),
+        ("trainer/manifest", ("trainer.engine", "trainer.cli", "trainer.collective", "trainer.tracking", "torch")),
         ("trainer/sweep", ("trainer.engine", "trainer.cli", "trainer.report", "trainer.collective", "trainer.models",
                            "dali_pipelines", "torch")),
     ],
@@ -86,6 +87,7 @@ def test_only_one_file_reads_the_environment():
         ["plan", "digits-hybrid", "--workers", "2"],
         ["plan", "digits-hybrid", "--workers", "1,5:2", "--calibration", "{calibration}"],
         ["sweep", "digits-hybrid", "--seeds", "2", "--dry-run"],
+        ["manifest", "digits-hybrid", "--workers", "2", "--per-node", "2"],
     ],
 )
 def test_planning_needs_no_torch_and_no_mlflow(command, tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from trainer import __version__
-from trainer.cli import calibrate, compare, data, doctor, plan, sweep, sync, train
+from trainer.cli import calibrate, compare, data, doctor, manifest, plan, sweep, sync, train
 from trainer.cli.exit_codes import FAILED, INTERRUPTED, USER_ERROR
 from trainer.collective.leave import leave
 from trainer.passwords import fit_to_print, without_password
@@ -73,6 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"trainer {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (train, plan, calibrate, sweep, data, compare, sync, doctor):
+    for command in (train, plan, calibrate, sweep, manifest, data, compare, sync, doctor):
         command.add_parser(commands)
     return parser

@@ -1,21 +1,18 @@
-"""From a preset or a YAML file and dotted overrides to a configuration.
-
-The one file that reads YAML.
-"""
+"""From a preset or a YAML file and dotted overrides to a configuration."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from trainer import yaml_text
 from trainer.config.explain import explain, in_one_line, nearest
 from trainer.config.schema import ConfigError, TrainConfig
 
@@ -58,8 +55,7 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> Train
 
 def to_yaml(config: TrainConfig) -> str:
     """The whole configuration with every default, as a file that load_config takes back."""
-    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return text
+    return yaml_text.to_text(config.model_dump(mode="json"))
 
 
 def _read(source: str) -> str:
@@ -84,33 +80,11 @@ def _read(source: str) -> str:
     return resources.files("trainer").joinpath("presets").joinpath(f"{source}.yaml").read_text(encoding="utf-8")
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader takes the last of two equal keys without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no word", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def _parse(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, _StrictLoader)
-    except RecursionError:
-        raise _refusal(f"{source}: no YAML: its brackets are nested too deeply: close them") from None
-    # The last two: PyYAML falls over a tag that does not fit its value, as in `!!bool x`.
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = (getattr(error, "problem", None) or str(error) or type(error).__name__).splitlines()[0]
-        problem = problem.partition("; use sys.")[0]  # Python's advice about a number of thousands of digits
-        raise _refusal(f"{source}{where}: no YAML: {problem}") from None
+        return yaml_text.parse(text)
+    except yaml_text.YamlError as error:
+        raise _refusal(f"{source}{error.where}: no YAML: {error.problem}") from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
