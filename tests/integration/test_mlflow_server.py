@@ -18,7 +18,8 @@ import pytest
 
 from trainer.tracking import FINISHED, KILLED, Journal, MlflowTracker, RunStart, Trackers, TrackingError, read_journal
 from trainer.tracking.mlflow_reader import load_run_logs
-from trainer.tracking.mlflow_store import open_client, send_journal
+from trainer.tracking.mlflow_sender import send_journal
+from trainer.tracking.mlflow_store import open_client
 
 pytestmark = pytest.mark.integration
 

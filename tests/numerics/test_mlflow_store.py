@@ -28,7 +28,8 @@ from trainer.tracking import (
 )
 from trainer.tracking.journal_reader import read_journal
 from trainer.tracking.mlflow_reader import load_run_logs
-from trainer.tracking.mlflow_store import RunSender, open_client, send_journal, store_comparison
+from trainer.tracking.mlflow_sender import RunSender, send_journal
+from trainer.tracking.mlflow_store import open_client, store_comparison
 from trainer.tracking.tracking_uri import sqlite_uri
 
 pytestmark = pytest.mark.numerics
@@ -270,7 +271,7 @@ def test_mlflow_is_quiet_keeps_to_itself_and_leaves_the_environment_alone(tmp_pa
         "socket.socket.connect = refuse\n"
         "from trainer.tracking import read_journal\n"
         "assert 'mlflow' not in sys.modules\n"
-        "from trainer.tracking.mlflow_store import send_journal\n"
+        "from trainer.tracking.mlflow_sender import send_journal\n"
         "assert 'mlflow' not in sys.modules\n"
         "before = dict(os.environ)\n"
         "send_journal(sys.argv[2], read_journal(Path(sys.argv[1])))\n"

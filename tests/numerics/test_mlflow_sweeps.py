@@ -9,7 +9,8 @@ import pytest
 from trainer.tracking import FINISHED, Journal, RunStart, TrackingError
 from trainer.tracking.journal_reader import read_journal
 from trainer.tracking.mlflow_reader import load_run_logs
-from trainer.tracking.mlflow_store import RunSender, open_client, send_journal
+from trainer.tracking.mlflow_sender import RunSender, send_journal
+from trainer.tracking.mlflow_store import open_client
 
 pytestmark = pytest.mark.numerics
 

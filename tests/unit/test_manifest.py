@@ -63,7 +63,7 @@ def test_an_mpi_job_starts_as_many_workers_as_its_pods_have_gpus(workers, per_no
     (job,) = mpi_job(replace(RUN, fleet=Fleet.of(workers), per_node=per_node))
     spec = job["spec"]
     roles = spec["mpiReplicaSpecs"]
-    command = roles["Launcher"]["template"]["spec"]["containers"][0]["command"]
+    command = roles["Launcher"]["template"]["spec"]["containers"][0]["args"]
     assert after(command, "-np") == str(workers)
     assert spec["slotsPerWorker"] == gpus(roles["Worker"]["template"]) == per_node
     assert roles["Worker"]["replicas"] * per_node == workers
@@ -75,7 +75,7 @@ def test_an_mpi_job_starts_as_many_workers_as_its_pods_have_gpus(workers, per_no
 @pytest.mark.parametrize(("workers", "per_node"), SHAPES)
 def test_an_elastic_job_may_shrink_to_one_node_and_tells_the_slots_that_the_operator_does_not(workers, per_node):
     (job,) = elastic_mpi_job(replace(RUN, fleet=Fleet.of(workers), per_node=per_node))
-    command = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]["command"]
+    command = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]["args"]
     assert [after(command, option) for option in ("-np", "--min-np", "--max-np", "--slots-per-host")] == [
         str(number) for number in (workers, per_node, workers, per_node)
     ]
@@ -86,7 +86,7 @@ def test_a_fleet_that_grows_starts_at_its_first_size_and_may_reach_its_largest()
     fleet = Fleet((FleetStep(0, 128), FleetStep(30, 256)))
     (job,) = elastic_mpi_job(replace(RUN, fleet=fleet))
     roles = job["spec"]["mpiReplicaSpecs"]
-    command = roles["Launcher"]["template"]["spec"]["containers"][0]["command"]
+    command = roles["Launcher"]["template"]["spec"]["containers"][0]["args"]
     assert (after(command, "-np"), after(command, "--max-np"), roles["Worker"]["replicas"]) == ("128", "256", 16)
 
 
@@ -105,7 +105,7 @@ def test_a_train_job_has_the_plans_nodes_and_workers(workers, per_node):
 def test_an_indexed_jobs_pods_meet_at_the_first_of_them(workers, per_node):
     service, job = indexed_job(replace(RUN, fleet=Fleet.of(workers), per_node=per_node))
     spec = job["spec"]
-    command = spec["template"]["spec"]["containers"][0]["command"]
+    command = spec["template"]["spec"]["containers"][0]["args"]
     assert spec["completions"] == spec["parallelism"] == int(after(command, "--nnodes")) == workers // per_node
     assert int(after(command, "--nproc-per-node")) == gpus(spec["template"]) == per_node
     host, port = after(command, "--rdzv-endpoint").split(":")

@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     from trainer.environment import mlflow_tracking_uri
     from trainer.tracking import TrackingError, read_journal, records_in, resolve_tracking_uri, without_password
-    from trainer.tracking.mlflow_store import send_journal
+    from trainer.tracking.mlflow_sender import send_journal
 
     for journal in [journal for place in args.journals for journal in records_in(Path(place))]:
         log = read_journal(journal)

@@ -33,9 +33,9 @@ def elastic_mpi_job(run: ClusterRun) -> list[Tree]:
 def _job(run: ClusterRun, hosts: list[str], launcher_creation: str) -> Tree:
     most_nodes = run.fleet.largest // run.per_node
     run.refuse_long_name(f"{run.name}-worker-{most_nodes - 1}")
-    launcher = {"command": ["horovodrun", *hosts, *_START, "trainer", *train_command()]}
+    launcher = {"args": ["horovodrun", *hosts, *_START, "trainer", *train_command()]}
     worker = {
-        "command": ["ssh-worker"],
+        "args": ["ssh-worker"],
         "ports": [{"name": "ssh", "containerPort": _SSH_PORT}],
         "readinessProbe": {"tcpSocket": {"port": "ssh"}, "periodSeconds": 2},
     }

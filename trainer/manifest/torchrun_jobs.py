@@ -16,7 +16,7 @@ def train_job(run: ClusterRun) -> list[Tree]:
     """
     run.refuse_growth("trainjob")
     run.refuse_long_name(f"{run.name}-node-0-{run.nodes - 1}")
-    template = _template(run, {"command": ["torchrun", "-m", "trainer", *train_command()]}, name="node")
+    template = _template(run, {"args": ["torchrun", "-m", "trainer", *train_command()]}, name="node")
     job = {
         "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
         # A pod that fails takes the job with it; the set then starts all of them again.
@@ -59,7 +59,7 @@ def indexed_job(run: ClusterRun) -> list[Tree]:
         *("--rdzv-endpoint", f"{run.name}-0.{run.name}:{_RENDEZVOUS_PORT}"),
     ]
     container = {
-        "command": [*launch, "-m", "trainer", *train_command()],
+        "args": [*launch, "-m", "trainer", *train_command()],
         "ports": [{"name": "rendezvous", "containerPort": _RENDEZVOUS_PORT}],
     }
     template = _template(run, container)

@@ -5,21 +5,14 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.passwords import without_password
 from trainer.tracking.errors import TrackingError
-from trainer.tracking.mlflow_store import (
-    ERROR_TAG,
-    MOST_RUNS,
-    PARENT_UID_TAG,
-    RUN_UID_TAG,
-    STATUS_NAMES,
-    artifact_names,
-    errors_of,
-    open_client,
-)
+from trainer.tracking.mlflow_sender import ERROR_TAG, PARENT_UID_TAG, RUN_UID_TAG, STATUS_NAMES
+from trainer.tracking.mlflow_store import MOST_RUNS, artifact_names, errors_of, open_client
 from trainer.tracking.run_log import Close, EpochMetrics, RunLog
 from trainer.tracking.tracker import CLOSED_STATUSES, KIND, RUN_UID, SWEEP, RunStart
 
@@ -27,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+_AT_A_TIME = 8  # below the ten connections that MLflow keeps open
 _ARTIFACTS_READ_BACK = ("plan.json", "config.yaml")
 _LARGEST_FLOAT = 1.7976931348623157e308  # what MLflow's SQL store makes of infinity
 
@@ -41,16 +35,22 @@ def load_run_logs(uri: str, run_ids: Sequence[str] = (), experiment: str | None 
     with errors_of(uri):
         client = open_client(uri)
         if experiment is None:
-            return [_run_log(client, uri, client.get_run(run_id)) for run_id in run_ids]
+            return _run_logs(client, uri, [client.get_run(run_id) for run_id in run_ids])
         found = client.get_experiment_by_name(experiment)
         if found is None:
             known = ", ".join(sorted(e.name for e in client.search_experiments())) or "none"
             raise TrackingError(f"experiment {experiment!r}: is not in {without_password(uri)}; it has: {known}")
         runs = client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"], max_results=MOST_RUNS)
-        logs = [_run_log(client, uri, run) for run in runs if _is_ours(run) and not _is_sweep(run)]
-        if not logs:
+        ours = [run for run in runs if _is_ours(run) and not _is_sweep(run)]
+        if not ours:
             raise TrackingError(f"experiment {experiment!r} in {without_password(uri)}: has no runs of this program")
-        return logs
+        return _run_logs(client, uri, ours)
+
+
+def _run_logs(client: MlflowClient, uri: str, runs: Sequence[Run]) -> list[RunLog]:
+    """A server is asked for each curve by itself and answers after a while, whatever it is: so for several at a time."""
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        return list(pool.map(lambda run: _run_log(client, uri, run), runs))
 
 
 def _run_log(client: MlflowClient, uri: str, run: Run) -> RunLog:

@@ -14,7 +14,8 @@ from pathlib import Path
 from trainer.passwords import without_password
 from trainer.tracking.errors import TrackingError
 from trainer.tracking.journal_reader import read_journal
-from trainer.tracking.mlflow_store import RunSender, reason_of
+from trainer.tracking.mlflow_sender import RunSender
+from trainer.tracking.mlflow_store import reason_of
 from trainer.tracking.tracker import PAUSED, RunStart
 
 _BETWEEN_SENDS_S = 1.0  # gathers short epochs into one request
