@@ -14,7 +14,8 @@ _START = ["-p", str(_SSH_PORT), "--start-timeout", "600", "--disable-cache", "--
 def mpi_job(run: ClusterRun) -> list[Tree]:
     """A fleet of one size. Raises ManifestError."""
     run.refuse_growth("mpijob")
-    hosts = ["-np", str(run.workers), "--hostfile", "/etc/mpi/hostfile"]
+    # --gloo: where Horovod was built with MPI too, horovodrun would call mpirun, which knows nothing of what is mended.
+    hosts = ["--gloo", "-np", str(run.workers), "--hostfile", "/etc/mpi/hostfile"]
     # All workers at once: horovodrun gives up on a host whose ssh server is not there yet.
     return [_job(run, hosts, "WaitForWorkersReady")]
 

@@ -37,8 +37,10 @@ def train_command() -> list[str]:
 
 
 def worker_template(run: ClusterRun, container: Mapping[str, Any], name: str = "trainer") -> Tree:
-    """The template of pods that hold per_node workers each. container: its args, since the image's entry point is an init, and what else is its
-    own."""
+    """The template of pods that hold per_node workers each.
+
+    container: its args, since the image's entry point is an init, and what else is its own.
+    """
     needs, count = run.needs, run.per_node
     memory = f"{needs.memory_gib * count}Gi"
     gpus = {GPU: needs.gpus * count} if needs.gpus else {}
