@@ -48,7 +48,7 @@ def load_run_logs(uri: str, run_ids: Sequence[str] = (), experiment: str | None 
 
 
 def _run_logs(client: MlflowClient, uri: str, runs: Sequence[Run]) -> list[RunLog]:
-    """A server is asked for each curve by itself and answers after a while, whatever it is: so for several at a time."""
+    """Several at a time: a server is asked for each curve by itself, and its answers take a while, however short."""
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         return list(pool.map(lambda run: _run_log(client, uri, run), runs))
 

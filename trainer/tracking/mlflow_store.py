@@ -54,8 +54,8 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """The experiment of this name, made and described if need be; an SQLite store keeps its artifacts in a folder beside
-    the file."""
+    """The experiment of this name, made if need be, with a description; an SQLite store keeps its artifacts in a folder
+    beside the file."""
     from mlflow import MlflowException
 
     if (experiment := client.get_experiment_by_name(name)) is not None:
