@@ -197,6 +197,9 @@ def test_a_run_on_cpus_asks_for_no_gpus_and_takes_the_image_without_them(capsys)
         (["--workers", "8", "--per-node", "8", "data.path=../me"], "is not in the volume that pods have at /data"),
         (["--workers", "9000", "--per-node", "8"], "cannot share a global batch of 8192"),
         (["--workers", "8", "--per-node", "8", "--out", "/dev/null/x"], "cannot be written"),
+        (["--workers", "8", "--per-node", "8", "--image", "trainer:latest"], "trainer:latest"),
+        (["--workers", "8", "--per-node", "8", "--image", "trainer"], "image"),
+        (["--check"], "imagenet-rn50-8192: cannot be read"),
     ],
 )
 def test_what_cannot_be_written_is_refused_in_one_line(words, told, capsys):
@@ -291,3 +294,18 @@ def test_a_password_never_gets_into_a_manifest(capsys):
     out, err = capsys.readouterr()
     assert "secret mlflow-credentials" in err
     assert "hunter2" not in out + err
+
+
+def test_what_was_written_passes_the_check_and_what_was_changed_does_not(tmp_path, capsys):
+    assert main(["manifest", "imagenet-rn50-8192", "--workers", "16", "--per-node", "8"]) == 0
+    text = capsys.readouterr().out
+    file = tmp_path / "job.yaml"
+    file.write_text(text)
+    assert main(["manifest", "--check", str(file)]) == 0
+    assert "nothing wrong" in capsys.readouterr().out
+    file.write_text(text.replace("replicas: 2\n", "replicas: 3\n"))
+    assert main(["manifest", "--check", str(file)]) == 1
+    assert "-np" in capsys.readouterr().out
+    file.write_text("kind: [")
+    assert main(["manifest", "--check", str(file)]) == 2
+    assert "line 1: no YAML" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from trainer.manifest.folder import MARK, write_folder
 from trainer.manifest.from_config import cluster_run
 from trainer.manifest.mpi_job import elastic_mpi_job, mpi_job
 from trainer.manifest.pod import Tree
+from trainer.manifest.rules import SHARED_PARTS, problems
 from trainer.manifest.shared import network_policy, settings
 from trainer.manifest.torchrun_jobs import indexed_job, train_job
 from trainer.rule import Fleet, RunPlan
@@ -84,6 +85,9 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_for_fleet(config, known_dataset_size(config), fleet)
     run = _cluster_run(args, config, timing, plan)
     documents = [*_KINDS[args.kind](run), network_policy(run)]
+    found = problems([settings(run), *documents], SHARED_PARTS)
+    if found:  # such as an image without a version
+        raise ManifestError(str(found[0]))
     comment = _comment(args, run, plan, timing)
     if args.out is None:
         print(comment)

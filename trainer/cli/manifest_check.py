@@ -9,19 +9,18 @@ from typing import Any
 
 from trainer.cli.exit_codes import FAILED
 from trainer.manifest.cluster_run import ManifestError
+from trainer.manifest.rules import SHARED_PARTS, problems
 from trainer.yaml_text import YamlError, parse_documents
 
 
 def check(files: Sequence[str]) -> int:
     """Says what is wrong with the manifests in these files, taken together; an exit code. Raises ManifestError."""
-    from trainer.manifest.rules import problems
-
     if not files:
         raise ManifestError("--check: names no files: name them, or - for stdin, as in kubectl kustomize DIR | ...")
     documents = [document for file in files for document in _documents(file)]
-    found = problems(documents)
+    found = problems(documents, SHARED_PARTS)
     for problem in found:
-        print(f"{problem.place}: {problem.message}")
+        print(problem)
     print(f"{len(documents)} documents, " + (f"{len(found)} problems" if found else "nothing wrong with them"))
     return FAILED if found else 0
 
