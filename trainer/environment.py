@@ -23,6 +23,7 @@ class Launch:
     rendezvous is "host:port" where rank 0 listens; None where the launcher sees to it itself, or where nobody knows.
     is_elastic: the launcher goes on with as many workers as there are when some come or go.
     shares_store: torchrun's own store serves the workers too; nobody can join them later then.
+    cores: how many the launcher gave to each worker; None where it says nothing of it, and workers share the host's.
     """
 
     launcher: Launcher
@@ -33,6 +34,7 @@ class Launch:
     rendezvous: str | None = None
     is_elastic: bool = False
     shares_store: bool = False
+    cores: int | None = None
 
     @property
     def rejoins(self) -> bool:
@@ -57,6 +59,9 @@ _VARIABLES: dict[Launcher, tuple[str, str, str, str]] = {
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 }
 _PORT = 29500  # torch's own default
+_SLURM_CORES = "SLURM_CPUS_PER_TASK"
+# Steps of Slurm whose number is above this are no launches: a batch script, an interactive shell.
+_LAST_STEP = 0xFFFFFFEF
 
 
 def detect_launch(environ: Mapping[str, str] | None = None) -> Launch:
@@ -69,18 +74,18 @@ def detect_launch(environ: Mapping[str, str] | None = None) -> Launch:
     for launcher, (rank, world_size, local_rank, local_size) in _VARIABLES.items():
         if rank not in env or world_size not in env:
             continue
-        if launcher == "srun" and not env.get("SLURM_STEP_ID", "").isdigit():
+        if launcher == "srun" and not _is_slurm_step(env):
             continue
         launch = Launch(
             launcher,
             rank=_integer(env, rank),
             world_size=_integer(env, world_size),
             local_rank=_integer(env, local_rank),
-            # Slurm writes "4(x3),2": as many as the first host has is near enough for sharing out cores
-            local_size=_integer({local_size: env.get(local_size, "1").split("(")[0].split(",")[0]}, local_size),
+            local_size=_slurm_tasks_here(env) if launcher == "srun" else _integer({local_size: "1", **env}, local_size),
             rendezvous=_rendezvous(launcher, env),
             is_elastic=_is_elastic(launcher, env),
             shares_store=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+            cores=_integer(env, _SLURM_CORES) if launcher == "srun" and _SLURM_CORES in env else None,
         )
         if launcher == "torchrun" and "MASTER_ADDR" not in env:
             raise LaunchError(
@@ -143,13 +148,38 @@ def _rendezvous(launcher: Launcher, env: Mapping[str, str]) -> str | None:
         host = first_slurm_host(env.get("SLURM_STEP_NODELIST", ""))
     if host is None and launcher == "mpirun" and env.get("OMPI_COMM_WORLD_LOCAL_SIZE") == env["OMPI_COMM_WORLD_SIZE"]:
         host = "127.0.0.1"
-    return None if host is None else f"{host}:{env.get('MASTER_PORT', _PORT)}"
+    port = _slurm_port(env) if launcher == "srun" else _PORT
+    return None if host is None else f"{host}:{env.get('MASTER_PORT', port)}"
 
 
 def first_slurm_host(node_list: str) -> str | None:
-    """The first host of a Slurm list: "gpu[03-06,9],login1" gives "gpu03"."""
-    match = re.match(r"([^,\[]+)(?:\[([0-9]+))?", node_list)
-    return None if match is None else match.group(1) + (match.group(2) or "")
+    """The first host of a Slurm list: "gpu[03-06,9],login1" gives "gpu03", "rack[1-2]n[3-4]" gives "rack1n3"."""
+    # Every bracket gives way to the first number in it.
+    return re.sub(r"\[([^,\]-]*)[^\]]*\]", r"\1", node_list).split(",")[0] or None
+
+
+def _slurm_tasks_here(env: Mapping[str, str]) -> int:
+    """This host's part of a list like "4(x3),2": four tasks on each of three hosts, two on the fourth."""
+    node, counts = _integer(env, "SLURM_NODEID"), env.get("SLURM_STEP_TASKS_PER_NODE", "1")
+    for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
+        node -= int(times or 1)
+        if node < 0:
+            return int(tasks)
+    raise LaunchError(
+        f"SLURM_STEP_TASKS_PER_NODE={counts!r} says nothing of host SLURM_NODEID={env.get('SLURM_NODEID')}: start the "
+        f"workers through one launcher"
+    )
+
+
+def _slurm_port(env: Mapping[str, str]) -> int:
+    """One port for each step: jobs that share a host would meet each other's workers on a common one."""
+    # Below those that Linux deals out by itself, 32768 and on.
+    return 15000 + (16 * _integer(env, "SLURM_JOB_ID") + _integer(env, "SLURM_STEP_ID")) % 16000
+
+
+def _is_slurm_step(env: Mapping[str, str]) -> bool:
+    step = env.get("SLURM_STEP_ID", "")
+    return step.isdigit() and int(step) <= _LAST_STEP
 
 
 def _integer(env: Mapping[str, str], name: str) -> int:

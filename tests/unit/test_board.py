@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from tests.launching import needs_horovod
 from trainer.collective import board as module
-from trainer.collective.board import BoardError, BoundedBoard, HttpBoard, MemoryBoard, NoBoard
+from trainer.collective.board import BoardError, BoardGoneError, BoundedBoard, HttpBoard, MemoryBoard, NoBoard
 
 pytestmark = pytest.mark.unit
 
@@ -59,19 +59,20 @@ def impatient(monkeypatch):
     monkeypatch.setattr(module, "CALL_S", 0.3)
 
 
-def assert_fails_soon(board):
+def assert_fails_soon(board, is_gone=False):
     for call in (lambda: board.put("a", "b"), lambda: board.get("a")):
         begin = time.monotonic()
-        with pytest.raises(BoardError):
+        with pytest.raises(BoardError) as failure:
             call()
+        assert isinstance(failure.value, BoardGoneError) == is_gone
         assert time.monotonic() - begin < 10  # 0.3 s, on a busy machine
 
 
-def test_a_server_that_is_gone_is_a_board_error():
+def test_a_server_that_has_ended_is_a_board_that_is_gone():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    assert_fails_soon(HttpBoard("127.0.0.1", port))
+    assert_fails_soon(HttpBoard("127.0.0.1", port), is_gone=True)
 
 
 def test_a_server_that_takes_the_call_and_never_answers_is_a_board_error_in_bounded_time(impatient):

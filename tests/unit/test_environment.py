@@ -23,13 +23,50 @@ MPIRUN = {
     "OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
     "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_NODE_RANK": "1",
 }  # fmt: skip
+# Read off a Slurm 22.05 of two hosts: a job's own shell, and of `srun --ntasks 4 --ntasks-per-node 2` the third task.
 SLURM_SHELL = {
-    "SLURM_JOB_ID": "77", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
-    "SLURM_NODELIST": "gpu[03-04]",
+    "SLURM_JOB_ID": "4", "SLURM_JOB_NODELIST": "host[1-2]", "SLURM_NODELIST": "host[1-2]", "SLURM_NODEID": "0",
+    "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_TASKS_PER_NODE": "2(x2)",
+    "SLURM_CPUS_ON_NODE": "2", "SLURMD_NODENAME": "host1", "SLURM_GTIDS": "0", "SLURM_TASK_PID": "169",
 }  # fmt: skip
-SRUN = SLURM_SHELL | {
-    "SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1",
-    "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_STEP_NODELIST": "gpu[03-04]",
+SRUN = {
+    "SLURM_JOB_ID": "2", "SLURM_JOB_NODELIST": "host[1-2]", "SLURM_NODELIST": "host[1-2]", "SLURM_NODEID": "1",
+    "SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_TASKS_PER_NODE": "2(x2)",
+    "SLURM_CPUS_ON_NODE": "2", "SLURMD_NODENAME": "host2", "SLURM_GTIDS": "2,3", "SLURM_TASK_PID": "47",
+    "SLURM_STEP_ID": "0", "SLURM_STEPID": "0", "SLURM_STEP_NODELIST": "host[1-2]", "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_STEP_LAUNCHER_PORT": "60080",
+    "SLURM_LAUNCH_NODE_IPADDR": "10.77.1.1", "SLURM_SRUN_COMM_HOST": "10.77.1.1",
+}  # fmt: skip
+# `srun --ntasks 3 --nodes 2`: two tasks on the first host, one on the second.
+UNEVEN = SRUN | {
+    "SLURM_JOB_ID": "3", "SLURM_NTASKS": "3", "SLURM_TASKS_PER_NODE": "2,1",
+    "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_CPUS_ON_NODE": "1", "SLURM_GTIDS": "2",
+}  # fmt: skip
+PMI = SRUN | {"PMI_FD": "11", "PMI_JOBID": "4.1", "PMI_RANK": "2", "PMI_SIZE": "4"}  # `srun --mpi=pmi2`
+# `salloc`, where the shell is a step too (LaunchParameters=use_interactive_step).
+SALLOC = SLURM_SHELL | {
+    "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NODELIST": "host1", "SLURM_STEP_NUM_TASKS": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "1",
+}  # fmt: skip
+# In a job: mpirun starts a daemon of its own as a step on the other host, torchrun is a step of one task a host, and
+# horovodrun takes the variables of the job's shell to the other host.
+MPIRUN_IN_SLURM = SRUN | {
+    "SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "host2", "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_TASKS_PER_NODE": "1",
+    "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_NODE_RANK": "1", "OMPI_UNIVERSE_SIZE": "4",
+    "PMIX_RANK": "3", "PMIX_HOSTNAME": "host2",
+}  # fmt: skip
+TORCHRUN_IN_SLURM = SRUN | {
+    "SLURM_NODEID": "1", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+    "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1", "ROLE_RANK": "3",
+    "GROUP_WORLD_SIZE": "2", "ROLE_WORLD_SIZE": "4", "MASTER_ADDR": "host1", "MASTER_PORT": "40723",
+    "TORCHELASTIC_MAX_RESTARTS": "0", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_USE_AGENT_STORE": "True",
+}  # fmt: skip
+HOROVODRUN_IN_SLURM = SLURM_SHELL | {
+    "HOROVOD_RANK": "3", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2",
+    "HOROVOD_CROSS_RANK": "1", "HOROVOD_CROSS_SIZE": "2", "HOROVOD_HOSTNAME": "host2", "HOROVOD_CONTROLLER": "gloo",
+    "HOROVOD_CPU_OPERATIONS": "gloo", "HOROVOD_GLOO_IFACE": "eth0", "HOROVOD_GLOO_RENDEZVOUS_ADDR": "10.77.1.1",
 }  # fmt: skip
 
 
@@ -47,21 +84,54 @@ SRUN = SLURM_SHELL | {
         (MPIRUN, Launch("mpirun", 5, 8, 1, 4)),
         (MPIRUN | {"MASTER_ADDR": "10.0.0.1"}, Launch("mpirun", 5, 8, 1, 4, "10.0.0.1:29500")),
         (MPIRUN | {"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, Launch("mpirun", 5, 8, 1, 8, "127.0.0.1:29500")),
-        (SRUN, Launch("srun", 5, 8, 1, 4, "gpu03:29500")),
-        (SLURM_SHELL, Launch("alone")),  # a job's own shell: nothing was launched yet
-        (SRUN | TORCHRUN, Launch("torchrun", 5, 8, 1, 4)),
-        (SLURM_SHELL | HOROVODRUN, Launch("horovodrun", 5, 8, 1, 4)),
+        (SRUN, Launch("srun", 2, 4, 0, 2, "host1:15032")),
+        (PMI, Launch("srun", 2, 4, 0, 2, "host1:15032")),
+        (UNEVEN, Launch("srun", 2, 3, 0, 1, "host1:15048")),
+        (UNEVEN | {"SLURM_NODEID": "0"}, Launch("srun", 2, 3, 0, 2, "host1:15048")),
+        (SRUN | {"SLURM_CPUS_PER_TASK": "8"}, Launch("srun", 2, 4, 0, 2, "host1:15032", cores=8)),
+        (SRUN | {"MASTER_PORT": "29400"}, Launch("srun", 2, 4, 0, 2, "host1:29400")),
+        (SLURM_SHELL, Launch("alone")),
+        (SALLOC, Launch("alone")),
+        (MPIRUN_IN_SLURM, Launch("mpirun", 3, 4, 1, 2)),
+        (TORCHRUN_IN_SLURM, Launch("torchrun", 3, 4, 1, 2, shares_store=True)),
+        (HOROVODRUN_IN_SLURM, Launch("horovodrun", 3, 4, 1, 2)),
     ],
 )
 def test_each_launcher_is_found_out_by_its_variables(environ, expected):
     assert detect_launch(environ) == expected
 
 
+def slurm_step(job, step="0", **variables):
+    return detect_launch(SRUN | {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": step} | variables)
+
+
+def test_steps_that_may_share_a_host_meet_at_ports_of_their_own():
+    ports = [slurm_step(job, step).rendezvous for job in range(4000, 4900) for step in ("0", "1", "2")]
+    assert len(set(ports)) == len(ports)
+    # Below 32768 Linux deals out none by itself.
+    assert all(15000 <= int(port.rpartition(":")[2]) < 31000 for port in ports)
+    assert slurm_step(2**31).rendezvous is not None
+
+
+@pytest.mark.parametrize(
+    ("counts", "here"),
+    [("4", [4]), ("4(x3),2", [4, 4, 4, 2]), ("1,8(x2),3(x1)", [1, 8, 8, 3]), ("8(x32)", [8] * 32)],
+)
+def test_the_tasks_of_this_host_are_read_off_slurms_list(counts, here):
+    environments = [{"SLURM_NODEID": str(node), "SLURM_STEP_TASKS_PER_NODE": counts} for node in range(len(here))]
+    assert [slurm_step(1, **environment).local_size for environment in environments] == here
+    with pytest.raises(LaunchError, match=f"says nothing of host SLURM_NODEID={len(here)}"):
+        slurm_step(1, SLURM_NODEID=str(len(here)), SLURM_STEP_TASKS_PER_NODE=counts)
+
+
 @pytest.mark.parametrize(
     ("nodes", "first"),
-    [("gpu[03-06,9],login1", "gpu03"), ("gpu1", "gpu1"), ("a-b[7]", "a-b7"), ("x,y", "x"), ("", None)],
-)
-def test_the_first_host_of_a_slurm_list(nodes, first):
+    [
+        ("gpu[03-06,9],login1", "gpu03"), ("gpu1", "gpu1"), ("a-b[7]", "a-b7"), ("x,y", "x"), ("", None),
+        ("tux[0,2-3]", "tux0"), ("dgx-[001-256]", "dgx-001"), ("rack[1-2]n[03-04]", "rack1n03"), ("a[1-2][3-4]", "a13"),
+    ],
+)  # fmt: skip
+def test_the_first_host_of_a_slurm_list_as_scontrol_show_hostnames_has_it(nodes, first):
     assert first_slurm_host(nodes) == first
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fleet_in_threads import run_fleet
 from trainer.collective import watchdog as module
-from trainer.collective.board import BoardError, MemoryBoard, NoBoard
+from trainer.collective.board import BoardError, BoardGoneError, MemoryBoard, NoBoard
 from trainer.collective.local import LocalCollective
 from trainer.collective.roll_call import Answer
 from trainer.collective.watchdog import Watchdog
@@ -162,6 +162,35 @@ def test_without_a_board_every_worker_speaks_for_itself(kind):
     texts = [closed for closed, _ in run_watched(3, work)]
     for rank, (text,) in enumerate(texts):
         assert f"rank {rank} reaches none of the other 2 workers (they are stopped, or the network is lost)" in text
+
+
+class FailingBoard(MemoryBoard):
+    """Fails in one way, but for every third reader."""
+
+    def __init__(self, error, answers):
+        super().__init__()
+        self.error, self.answers, self.reads = error, answers, 0
+
+    def get(self, key):
+        self.reads += 1
+        if self.answers and self.reads % 3 == 0:
+            return None
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "answers", "times"), [(BoardGoneError, False, 1), (BoardGoneError, True, 0), (BoardError, False, 0)]
+)
+def test_a_board_that_nobody_keeps_any_more_is_told_of_once(error, answers, times):
+    told = []
+
+    def work(rank, whereabouts, watchdog):
+        board = watchdog._board = FailingBoard(error, answers)
+        while board.reads < 10:
+            move(whereabouts, LIMIT_S / 10)
+
+    run_watched(2, work, board_is_gone=lambda: told.append("gone"))
+    assert len(told) == 2 * times
 
 
 def test_a_record_that_does_not_close_holds_nobody(monkeypatch):

@@ -135,8 +135,9 @@ def choose_device(setting: str, launch: Launch) -> torch.device:
 
 
 def cores_per_worker(launch: Launch) -> int:
-    """Cores that this worker may use, when the workers of a host share them evenly."""
-    return max(1, len(os.sched_getaffinity(0)) // launch.local_size)
+    """Cores that this worker may use: those that the launcher gave to it, or its even share of the host's."""
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, launch.cores) if launch.cores is not None else max(1, cores // launch.local_size)
 
 
 def share_threads(launch: Launch) -> None:

@@ -22,7 +22,7 @@ class StopSignals:
     """What has been heard so far."""
 
     def __init__(self) -> None:
-        self._first: tuple[signal.Signals, float] | None = None
+        self._first: tuple[str, float] | None = None
 
     @property
     def is_stop_wanted(self) -> bool:
@@ -31,7 +31,12 @@ class StopSignals:
     @property
     def text(self) -> str:
         """What asked this worker to stop; of another worker's signal it knows nothing."""
-        return "another worker was stopped" if self._first is None else _TEXT[self._first[0]]
+        return "another worker was stopped" if self._first is None else self._first[0]
+
+    def launcher_is_gone(self) -> None:
+        """The same wish, of a launcher that has ended and could not say so to workers on other hosts."""
+        if self._first is None:
+            self._first = "the launcher has ended", time.monotonic()
 
     def listen(self, listener: socket.socket) -> None:
         """Reads signal numbers until the other end is closed."""
@@ -40,7 +45,7 @@ class StopSignals:
                 continue
             number = signal.Signals(numbers[0])
             if self._first is None:
-                self._first = number, time.monotonic()
+                self._first = _TEXT[number], time.monotonic()
             elif time.monotonic() - self._first[1] > _ONE_AND_THE_SAME_S:
                 os.write(2, b"trainer: ended at once; the last checkpoint is whole\n")
                 os._exit(128 + number)

@@ -119,6 +119,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
             config.hang_timeout_s,
             close_record=lambda text: record.close("FAILED", {}, text),
             rejoins=launch.rejoins,
+            board_is_gone=signals.launcher_is_gone,
         )
         unless_begun.pop_all()  # from here on the record is closed by what it records
         # Overrides of a run that was taken up are in no record: they are to be given again.

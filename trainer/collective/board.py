@@ -20,6 +20,10 @@ class BoardError(ConnectionError):
     """The board cannot be reached, or does not answer in time."""
 
 
+class BoardGoneError(BoardError):
+    """Nobody keeps the board any more: its host is there, and refuses."""
+
+
 class Board(Protocol):
     """Texts by key. Both methods end within seconds and raise BoardError, nothing else. Keys: letters, digits, dots."""
 
@@ -80,6 +84,8 @@ class HttpBoard:
             if answer.status != 200:
                 raise BoardError(f"the board answers {answer.status}")
             return answer.read(_LONGEST).decode(errors="replace")
+        except ConnectionRefusedError as error:
+            raise BoardGoneError(str(error)) from error
         except (OSError, http.client.HTTPException) as error:
             raise BoardError(str(error) or type(error).__name__) from error
         finally:

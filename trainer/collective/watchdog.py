@@ -20,7 +20,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from trainer.collective.agreement import broadcast_text
-from trainer.collective.board import CALL_S, BoardError
+from trainer.collective.board import CALL_S, BoardError, BoardGoneError
 from trainer.collective.collective import Collective
 from trainer.collective.neighbours import end, open_neighbours
 from trainer.collective.roll_call import Answer, Call, hang_verdict, lost_verdict
@@ -28,7 +28,9 @@ from trainer.collective.whereabouts import Whereabouts
 
 CLOSING_S = 45.0  # seconds that closing the record may take, MLflow's half minute included
 _SAYING_S = 5.0  # that a line may take: the reader of a pipe may be stuck too
-_ERROR_S = 15.0  # that a collective may take to fail when a worker it waits for has ended
+_REFUSALS = 3  # in a row, until a board counts as gone
+# That a collective may take to fail when a worker it waits for has ended: Gloo waits 30 for a host that is silent.
+_ERROR_S = 35.0
 
 
 class Watchdog:
@@ -36,7 +38,8 @@ class Watchdog:
 
     whereabouts: what the loop marks. close_record: ends the record as failed with this text; called on another thread,
     for CLOSING_S at the most. rejoins: whether those that wait can go on when those that stand still have ended. leave:
-    how the process ends.
+    how the process ends. board_is_gone: called once where nobody keeps the board any more; the launcher that did has
+    ended then, and those on other hosts hear of it from nobody else.
     """
 
     def __init__(
@@ -47,11 +50,13 @@ class Watchdog:
         close_record: Callable[[str], None],
         rejoins: bool = False,
         leave: Callable[[int], object] = os._exit,
+        board_is_gone: Callable[[], object] = lambda: None,
     ) -> None:
         """All ranks make theirs together, on the thread of the loop."""
         self._rank, self._world_size, self._board = collective.rank, collective.world_size, collective.board
         self._whereabouts, self._close_record = whereabouts, close_record
-        self._rejoins, self._leave = rejoins, leave
+        self._rejoins, self._leave, self._board_is_gone = rejoins, leave, board_is_gone
+        self._refusals = 0
         self._limit_s = limit_s
         # A launcher's board outlives a fleet that it starts again.
         self._fleet = broadcast_text(collective, secrets.token_hex(8) if collective.rank == 0 else "")
@@ -110,7 +115,13 @@ class Watchdog:
         begin = time.monotonic()
         try:
             text = self._read("call")
+            self._refusals = 0
             return None if text is None else Call.from_json(text)
+        except BoardGoneError:
+            self._refusals += 1
+            if self._refusals == _REFUSALS:
+                self._board_is_gone()
+            return None
         except (BoardError, ValueError):
             return None
         finally:
