@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trainer.passwords import without_password
 from trainer.tracking.errors import TrackingError
-from trainer.tracking.mlflow_sender import ERROR_TAG, PARENT_UID_TAG, RUN_UID_TAG, STATUS_NAMES
+from trainer.tracking.mlflow_sender import CLOSING_STEP, ERROR_TAG, PARENT_UID_TAG, RUN_UID_TAG, STATUS_NAMES
 from trainer.tracking.mlflow_store import MOST_RUNS, artifact_names, errors_of, open_client
 from trainer.tracking.run_log import Close, EpochMetrics, RunLog
 from trainer.tracking.tracker import CLOSED_STATUSES, KIND, RUN_UID, SWEEP, RunStart
@@ -64,6 +64,8 @@ def _run_log(client: MlflowClient, uri: str, run: Run) -> RunLog:
     times: dict[int, float] = {}
     for key in run.data.metrics:
         for metric in client.get_metric_history(run_id, key):
+            if metric.step == CLOSING_STEP:
+                continue
             epochs.setdefault(metric.step, {})[key] = _unclipped(metric.value)
             times[metric.step] = metric.timestamp / 1000
     close = None
