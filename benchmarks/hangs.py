@@ -3,8 +3,7 @@
     python -m benchmarks.hangs [--rounds 5] [--limit 10] [--launchers torchrun,horovodrun] [--network]
 
 Prints Markdown; fails where a job goes on, leaves a process behind or names nobody. --network also takes the link
-between two hosts down: network namespaces on this machine, which takes root and iproute2. ssh to the other host, which
-horovodrun needs, is played by a script that runs its words there.
+between two hosts down, which are namespaces of this machine (tests/hosts.py) and take root and an sshd.
 """
 
 from __future__ import annotations
@@ -14,25 +13,17 @@ import contextlib
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from tests.host_fleets import horovod_job, launcher_of, torchrun_job
+from tests.hosts import Network, joined_hosts
 from tests.launching import REPOSITORY, Launcher, launch_prefix
 from tests.live_runs import LiveRun
 
 FAULTS = ("rank 1 is frozen", "rank 0 is frozen", "rank 1 sleeps in Python", "rank 1 is killed", "the link is lost")
-LINK = "eth7"
-SSH = """#!/bin/bash
-options() {{ n=0; while [[ "$1" == -[opi] ]]; do n=$((n + 2)); shift 2; done; }}
-options "$@"; shift $((n + 1))  # and the host
-options "$@"; shift $n
-exec ip netns exec {host} bash -c "$*"
-"""
 LONGEST_S = 1200  # that a launcher is waited for
 Seconds = tuple[float, float, float]
 
@@ -60,12 +51,9 @@ def one_round(fault: str, launcher: Launcher, limit_s: float) -> Seconds:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         if fault == "the link is lost":
-            hosts = stack.enter_context(two_hosts())
-            variables = variables_on(folder)
-            jobs = [
-                stack.enter_context(LiveRun(folder, launcher, 2, train, prefix, variables))
-                for prefix in prefixes_on(hosts, launcher, folder)
-            ]
+            network = stack.enter_context(two_hosts(folder / "hosts"))
+            started = (torchrun_job if launcher == "torchrun" else horovod_job)(folder, network, train)
+            jobs = [stack.enter_context(job) for job in (started if isinstance(started, list) else [started])]
         elif fault == "rank 1 sleeps in Python":
             prefix = [*launch_prefix(launcher, 2), str(REPOSITORY / "tests" / "sleepy_worker.py")]
             jobs = [stack.enter_context(LiveRun(folder, launcher, 2, train, prefix, {"NAP_S": "0"}))]
@@ -73,9 +61,10 @@ def one_round(fault: str, launcher: Launcher, limit_s: float) -> Seconds:
             jobs = [stack.enter_context(LiveRun(folder, launcher, 2, train))]
         (first, *_) = jobs
         first.wait_until((lambda: "asleep" in first.said()) if "sleeps" in fault else first.epochs, 120)
+        launchers = {launcher_of(job) if fault == "the link is lost" else job.process.pid for job in jobs}
         begin = time.monotonic()
         if fault == "the link is lost":
-            _ip("-n", hosts[0], "link", "set", LINK, "down")
+            network.hosts[1].set_link(up=False)
         elif "sleeps" not in fault:
             os.kill(
                 first.worker(0 if "rank 0" in fault else 1), signal.SIGKILL if "killed" in fault else signal.SIGSTOP
@@ -83,7 +72,7 @@ def one_round(fault: str, launcher: Launcher, limit_s: float) -> Seconds:
         seconds = []
         for holds in (
             lambda: "nothing moved for" in first.said() or "another worker has ended" in first.said(),
-            lambda: not any(map(workers, jobs)),
+            lambda: not any(workers(job) - launchers for job in jobs),
             lambda: not any(job.pids() for job in jobs),
         ):
             first.wait_until(holds, LONGEST_S)
@@ -92,52 +81,19 @@ def one_round(fault: str, launcher: Launcher, limit_s: float) -> Seconds:
         return seconds[0], seconds[1], seconds[2]
 
 
-def workers(job: LiveRun) -> list[int]:
-    """The processes that hold a run's memory, and a GPU's."""
-    return [pid for pid in job.pids() if "libtorch_cpu" in _mapped(pid) and pid != job.process.pid]
+def workers(job: LiveRun) -> set[int]:
+    """The processes that hold a run's memory, and a GPU's; torchrun's own looks like one."""
+    return {pid for pid in job.pids() if "libtorch_cpu" in _mapped(pid)}
 
 
-@contextmanager
-def two_hosts() -> Iterator[tuple[str, str]]:
-    """Two network namespaces with a link between them: 10.77.0.1 and 10.77.0.2."""
-    hosts = f"trainer-a-{os.getpid()}", f"trainer-b-{os.getpid()}"
-    try:
-        for host in hosts:
-            _ip("netns", "add", host)
-        _ip("link", "add", LINK, "netns", hosts[0], "type", "veth", "peer", "name", LINK, "netns", hosts[1])
-        for number, host in enumerate(hosts, 1):
-            _ip("-n", host, "addr", "add", f"10.77.0.{number}/24", "dev", LINK)
-            _ip("-n", host, "link", "set", LINK, "up")
-            _ip("-n", host, "link", "set", "lo", "up")
-            # torchrun's agent on the far host waits until TCP gives up: with Linux's 15 retries, a quarter of an hour.
-            _ip("netns", "exec", host, "sysctl", "-qw", "net.ipv4.tcp_retries2=6")
-        yield hosts
-    finally:
-        for host in hosts:
-            subprocess.run(["ip", "netns", "del", host], check=False)
-
-
-def prefixes_on(hosts: tuple[str, str], launcher: str, folder: Path) -> list[list[str]]:
-    """What starts Python once on each host."""
-    if launcher == "horovodrun":
-        (folder / "bin").mkdir()
-        ssh = folder / "bin" / "ssh"
-        ssh.write_text(SSH.format(host=hosts[1]))
-        ssh.chmod(0o755)
-        job = ["-np", "2", "--network-interfaces", LINK, "-H", "10.77.0.1:1,10.77.0.2:1", sys.executable]
-        return [["ip", "netns", "exec", hosts[0], str(Path(sys.executable).parent / "horovodrun"), *job]]
-    node = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29400"]
-    return [
-        ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run", *node,
-         f"--rdzv-conf=is_host={int(number == 1)}", f"--local-addr=10.77.0.{number}"]
-        for number, host in enumerate(hosts, 1)
-    ]  # fmt: skip
-
-
-def variables_on(folder: Path) -> dict[str, str]:
-    """Which interface the libraries take, and where ssh is found."""
-    path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {"GLOO_SOCKET_IFNAME": LINK, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
+@contextlib.contextmanager
+def two_hosts(folder: Path) -> Iterator[Network]:
+    """Hosts whose TCP gives up after half a minute: torchrun's agent on the far one waits for that, with Linux's 15
+    retries a quarter of an hour."""
+    with joined_hosts(folder, 2) as network:
+        for host in network.hosts:
+            host.output_of("sysctl", "-qw", "net.ipv4.tcp_retries2=6")
+        yield network
 
 
 def _mapped(pid: int) -> str:
@@ -145,10 +101,6 @@ def _mapped(pid: int) -> str:
         return Path(f"/proc/{pid}/maps").read_text()
     except OSError:
         return ""
-
-
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
 
 
 def _cell(seconds: list[float]) -> str:
