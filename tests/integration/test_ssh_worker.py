@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.launching import REPOSITORY
 from tests.ssh_workers import SCRIPT, is_listening, ssh_worker, wait_until
 
 pytestmark = pytest.mark.integration
@@ -74,7 +75,7 @@ def test_a_shell_of_its_own_is_refused_in_one_line(tmp_path):
 
 def test_a_worker_without_its_keys_says_so(tmp_path):
     config = tmp_path / "sshd_config"
-    config.write_text((DOCKER / "sshd_config").read_text().replace("/home/trainer", str(tmp_path)))
+    config.write_text((REPOSITORY / "docker" / "sshd_config").read_text().replace("/home/trainer", str(tmp_path)))
     command = [sys.executable, "-I", SCRIPT, "--config", config]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode != 0
