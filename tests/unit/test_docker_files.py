@@ -1,4 +1,4 @@
-"""The files that images are made of agree with each other and with the project; `make image-check` builds images of them."""
+"""The files that images are made of agree with each other and with the project. `make image-check` builds them."""
 
 from __future__ import annotations
 
