@@ -45,10 +45,14 @@ class Page:
         os.close(commands)
         os.close(answers)
         self._session: str | None = None
-        targets = self._call("Target.getTargets")["targetInfos"]
-        (target,) = [t["targetId"] for t in targets if t["type"] == "page"]
-        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self._call("Runtime.enable")
+        try:
+            targets = self._call("Target.getTargets")["targetInfos"]
+            (target,) = [t["targetId"] for t in targets if t["type"] == "page"]
+            self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            self._call("Runtime.enable")
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Page:
         return self

@@ -97,7 +97,7 @@ class Host:
     home: Path
     _bridge: str
     _init: subprocess.Popen[str] | None = field(default=None, repr=False)
-    _pid: int = 0  # of the host's process 1, as the machine sees it
+    _pid: int = 0  # of the host's process 1, as the machine sees it; 0 where there is none
 
     @property
     def is_up(self) -> bool:
@@ -158,11 +158,12 @@ class Host:
         if self._init is None:
             return
         if self.is_up:
-            os.kill(self._pid, signal.SIGKILL)  # the kernel ends all others with it
+            # The kernel ends all others with it. One that has not got so far goes with what was to start it.
+            os.kill(self._pid or self._init.pid, signal.SIGKILL)
         self._init.communicate(timeout=30)
         # The kernel takes the link away in its own time; a host that is started again needs its name.
         subprocess.run(["ip", "link", "del", self._port], capture_output=True, check=False)
-        self._init = None
+        self._init, self._pid = None, 0
 
     def cut_power(self) -> None:
         """The host is gone without a word on the network."""

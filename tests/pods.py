@@ -85,7 +85,8 @@ class Cluster:
                 size = source["emptyDir"].get("sizeLimit", "1Gi").replace("Gi", "g")
                 options += ["--tmpfs", f"{place}:mode=1777,size={size}"]
             elif claim := source.get("persistentVolumeClaim"):
-                options += ["--volume", f"{self.claim(claim['claimName'])}:{place}"]
+                only = ":ro" if mount.get("readOnly") else ""
+                options += ["--volume", f"{self.claim(claim['claimName'])}:{place}{only}"]
             elif "configMap" in source:
                 options += ["--volume", f"{self._settings()}:{place}:ro"]
             else:

@@ -24,6 +24,7 @@ class Launch:
     is_elastic: the launcher goes on with as many workers as there are when some come or go.
     shares_store: torchrun's own store serves the workers too; nobody can join them later then.
     cores: how many the launcher gave to each worker; None where it says nothing of it, and workers share the host's.
+    gpus: the same of GPUs, where a worker may see its own alone.
     """
 
     launcher: Launcher
@@ -35,6 +36,7 @@ class Launch:
     is_elastic: bool = False
     shares_store: bool = False
     cores: int | None = None
+    gpus: int | None = None
 
     @property
     def rejoins(self) -> bool:
@@ -85,7 +87,8 @@ def detect_launch(environ: Mapping[str, str] | None = None) -> Launch:
             rendezvous=_rendezvous(launcher, env),
             is_elastic=_is_elastic(launcher, env),
             shares_store=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-            cores=_integer(env, _SLURM_CORES) if launcher == "srun" and _SLURM_CORES in env else None,
+            cores=max(0, _integer(env, _SLURM_CORES)) or None if launcher == "srun" else None,
+            gpus=_slurm_gpus(env) if launcher == "srun" else None,
         )
         if launcher == "torchrun" and "MASTER_ADDR" not in env:
             raise LaunchError(
@@ -143,13 +146,19 @@ def _is_elastic(launcher: Launcher, env: Mapping[str, str]) -> bool:
 def _rendezvous(launcher: Launcher, env: Mapping[str, str]) -> str | None:
     if launcher in ("horovodrun", "torchrun"):
         return None  # they bring their own
-    host = env.get("MASTER_ADDR")
+    host = env.get("MASTER_ADDR") or None
     if host is None and launcher == "srun":
         host = first_slurm_host(env.get("SLURM_STEP_NODELIST", ""))
     if host is None and launcher == "mpirun" and env.get("OMPI_COMM_WORLD_LOCAL_SIZE") == env["OMPI_COMM_WORLD_SIZE"]:
         host = "127.0.0.1"
-    port = _slurm_port(env) if launcher == "srun" else _PORT
-    return None if host is None else f"{host}:{env.get('MASTER_PORT', port)}"
+    if host is None:
+        return None
+    if env.get("MASTER_PORT"):
+        port = _integer(env, "MASTER_PORT")
+        if not 0 < port < 2**16:
+            raise LaunchError(f"MASTER_PORT={port} is no port: set one from 1 to 65535, or none")
+        return f"{host}:{port}"
+    return f"{host}:{_slurm_port(env) if launcher == 'srun' else _PORT}"
 
 
 def first_slurm_host(node_list: str) -> str | None:
@@ -169,6 +178,12 @@ def _slurm_tasks_here(env: Mapping[str, str]) -> int:
         f"SLURM_STEP_TASKS_PER_NODE={counts!r} says nothing of host SLURM_NODEID={env.get('SLURM_NODEID')}: start the "
         f"workers through one launcher"
     )
+
+
+def _slurm_gpus(env: Mapping[str, str]) -> int | None:
+    """What --gpus-per-task asked for: 1, or a100:1."""
+    match = re.search(r"[0-9]+$", env.get("SLURM_GPUS_PER_TASK", ""))
+    return int(match.group()) if match else None
 
 
 def _slurm_port(env: Mapping[str, str]) -> int:

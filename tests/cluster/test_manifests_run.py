@@ -66,7 +66,7 @@ def test_an_mpi_job_trains_in_the_pods_that_its_operator_makes(overlay, cluster,
     job = overlay["MPIJob"]
     name, spec = job["metadata"]["name"], job["spec"]
     workers = [f"{name}-worker-{index}" for index in range(spec["mpiReplicaSpecs"]["Worker"]["replicas"])]
-    hosts = [f"{worker}.{name}-worker.{job['metadata']['namespace']}.svc" for worker in workers]
+    hosts = [f"{worker}.{name}.{job['metadata']['namespace']}.svc" for worker in workers]
     keys, mpi = tmp_path / "keys", tmp_path / "mpi"
     keys.mkdir()
     mpi.mkdir()

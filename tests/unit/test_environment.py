@@ -42,6 +42,10 @@ UNEVEN = SRUN | {
     "SLURM_JOB_ID": "3", "SLURM_NTASKS": "3", "SLURM_TASKS_PER_NODE": "2,1",
     "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_CPUS_ON_NODE": "1", "SLURM_GTIDS": "2",
 }  # fmt: skip
+# `srun --ntasks 2 : --ntasks 1`, two jobs that make one step: the third task, on the second job's host.
+HETEROGENEOUS = UNEVEN | {
+    "SLURM_JOB_ID": "1", "SLURM_HET_SIZE": "2", "SLURM_JOB_ID_PACK_GROUP_0": "1", "SLURM_JOB_ID_PACK_GROUP_1": "2",
+}  # fmt: skip
 PMI = SRUN | {"PMI_FD": "11", "PMI_JOBID": "4.1", "PMI_RANK": "2", "PMI_SIZE": "4"}  # `srun --mpi=pmi2`
 # `salloc`, where the shell is a step too (LaunchParameters=use_interactive_step).
 SALLOC = SLURM_SHELL | {
@@ -88,7 +92,11 @@ HOROVODRUN_IN_SLURM = SLURM_SHELL | {
         (PMI, Launch("srun", 2, 4, 0, 2, "host1:15032")),
         (UNEVEN, Launch("srun", 2, 3, 0, 1, "host1:15048")),
         (UNEVEN | {"SLURM_NODEID": "0"}, Launch("srun", 2, 3, 0, 2, "host1:15048")),
+        (HETEROGENEOUS, Launch("srun", 2, 3, 0, 1, "host1:15016")),
+        ({name: SRUN[name] for name in SRUN if name != "SLURM_NODEID"}, Launch("srun", 2, 4, 0, 2, "host1:15032")),
         (SRUN | {"SLURM_CPUS_PER_TASK": "8"}, Launch("srun", 2, 4, 0, 2, "host1:15032", cores=8)),
+        (SRUN | {"SLURM_CPUS_PER_TASK": "0"}, Launch("srun", 2, 4, 0, 2, "host1:15032")),
+        (SRUN | {"MASTER_ADDR": "", "MASTER_PORT": ""}, Launch("srun", 2, 4, 0, 2, "host1:15032")),
         (SRUN | {"MASTER_PORT": "29400"}, Launch("srun", 2, 4, 0, 2, "host1:29400")),
         (SLURM_SHELL, Launch("alone")),
         (SALLOC, Launch("alone")),
@@ -133,6 +141,21 @@ def test_the_tasks_of_this_host_are_read_off_slurms_list(counts, here):
 )  # fmt: skip
 def test_the_first_host_of_a_slurm_list_as_scontrol_show_hostnames_has_it(nodes, first):
     assert first_slurm_host(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("MASTER_PORT", "tcp://10.0.0.1:80", "MASTER_PORT='tcp://10.0.0.1:80' is no whole number"),
+        ("MASTER_PORT", "65536", "MASTER_PORT=65536 is no port"),
+        ("MASTER_PORT", "0", "MASTER_PORT=0 is no port"),
+        ("SLURM_CPUS_PER_TASK", "many", "SLURM_CPUS_PER_TASK='many' is no whole number"),
+        ("SLURM_NODEID", "host2", "SLURM_NODEID='host2' is no whole number"),
+    ],
+)
+def test_what_is_no_number_where_one_is_needed_is_refused_by_name(variable, text, message):
+    with pytest.raises(LaunchError, match=message):
+        slurm_step(2, **{variable: text})
 
 
 def test_variables_that_contradict_each_other_are_refused():

@@ -105,6 +105,18 @@ def test_the_shared_part_has_what_runs_count_on():
     assert held >= SHARED_PARTS - MADE_BY_HAND
 
 
+def test_no_run_may_take_the_name_of_what_is_there(tmp_path):
+    there = [folder for folder in FOLDERS if folder not in RUNS]
+    documents = [document for folder in there for document in rendered(folder)]
+    documents += [document for component in COMPONENTS for document in with_component(component, tmp_path)]
+    kinds = ("ConfigMap", "Job", "NetworkPolicy", "Pod", "Service")
+    names = {document["metadata"]["name"] for document in documents if document["kind"] in kinds}
+
+    assert {"mlflow", "default-deny", "data-index"} <= names
+    words = ["manifest", "digits-hybrid", "--workers", "2", "--per-node", "1", "--name"]
+    assert {name: main([*words, name]) for name in names} == dict.fromkeys(names, 2)
+
+
 def test_nothing_is_in_a_namespace_of_its_own_and_the_namespace_is_strict():
     documents = [document for folder in FOLDERS for document in rendered(folder)]
     namespaces = {document["metadata"].get("namespace") for document in documents if document["kind"] != "Namespace"}

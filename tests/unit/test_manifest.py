@@ -183,46 +183,6 @@ def test_a_run_on_cpus_asks_for_no_gpus_and_takes_the_image_without_them(capsys)
     assert container["image"].endswith("-cpu")
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--per-node", "8"], "--workers is missing"),
-        (["--workers", "8"], "--per-node is missing"),
-        (["--workers", "9", "--per-node", "8"], "9 workers are no whole number of nodes of 8"),
-        (["--workers", "8", "--per-node", "0"], "--per-node 0: give 1 or more"),
-        (["--workers", "4,30:8", "--per-node", "4"], "take --kind mpijob-elastic"),
-        (["--workers", "8", "--per-node", "8", "--name", "Run_1"], "--name 'Run_1': Kubernetes takes no such name"),
-        (["--workers", "8", "--per-node", "8", "--name", "x" * 60], "give a shorter --name"),
-        (["--workers", "8", "--per-node", "8", "data.path=/home/me"], "is not in the volume that pods have at /data"),
-        (["--workers", "8", "--per-node", "8", "data.path=../me"], "is not in the volume that pods have at /data"),
-        (["--workers", "9000", "--per-node", "8"], "cannot share a global batch of 8192"),
-        (["--workers", "8", "--per-node", "8", "--out", "/dev/null/x"], "cannot be written"),
-        (["--workers", "8", "--per-node", "8", "--image", "trainer:latest"], "trainer:latest"),
-        (["--workers", "8", "--per-node", "8", "--image", "trainer"], "image"),
-        (["--check"], "imagenet-rn50-8192: cannot be read"),
-    ],
-)
-def test_what_cannot_be_written_is_refused_in_one_line(words, told, capsys):
-    assert main(["manifest", "imagenet-rn50-8192", *words]) == 2
-    out, err = capsys.readouterr()
-    assert told in err
-    assert (out, err.count("\n")) == ("", 1)
-
-
-def test_a_folder_may_be_written_anew_but_nothing_else_is_touched(tmp_path, capsys):
-    out = tmp_path / "run"
-    words = ["manifest", "imagenet-rn50-8192", "--per-node", "8", "--out", str(out)]
-    assert main([*words, "--workers", "8"]) == 0
-    assert main([*words, "--workers", "16"]) == 0
-    job, _ = parse_documents((out / "job.yaml").read_text())
-    assert job["spec"]["mpiReplicaSpecs"]["Worker"]["replicas"] == 2
-    assert {file.name for file in out.iterdir()} == {"kustomization.yaml", "job.yaml", "trainer.yaml"}
-    (out / "kustomization.yaml").write_text("resources: [mine.yaml]\n")
-    assert main([*words, "--workers", "8"]) == 2
-    assert "holds something else" in capsys.readouterr().err
-    assert (out / "kustomization.yaml").read_text() == "resources: [mine.yaml]\n"
-
-
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=[overlay.name for overlay in OVERLAYS])
 def test_the_overlays_are_what_their_first_line_writes(overlay, tmp_path):
     first_line = (overlay / "kustomization.yaml").read_text().splitlines()[0]
@@ -249,11 +209,15 @@ def test_any_runs_name_becomes_one_that_kubernetes_takes(name):
     assert replace(RUN, name=dns_name(name)).name == dns_name(name)
 
 
-def test_names_of_pods_are_held_to_what_dns_takes():
-    longest = "x" * (63 - len("-worker-31"))
-    assert mpi_job(replace(RUN, name=longest))
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [(mpi_job, "-worker-31"), (train_job, "-node-0-31-abcde"), (indexed_job, "-31")],
+)
+def test_names_of_pods_are_held_to_what_dns_takes(kind, ending):
+    longest = "x" * (63 - len(ending))
+    assert kind(replace(RUN, name=longest))
     with pytest.raises(ManifestError, match="64 characters"):
-        mpi_job(replace(RUN, name=longest + "x"))
+        kind(replace(RUN, name=longest + "x"))
 
 
 def test_settings_are_a_block_that_a_person_can_read(capsys):
@@ -288,24 +252,16 @@ def test_a_policy_lets_a_run_out_to_its_mlflow_server_and_no_further(mlflow, por
     assert variables.get("MLFLOW_TRACKING_URI") == variable
 
 
-def test_a_password_never_gets_into_a_manifest(capsys):
-    words = ["manifest", "digits-hybrid", "tracking.mlflow=http://me:hunter2@host", "--workers", "2", "--per-node", "1"]
-    assert main(words) == 2
-    out, err = capsys.readouterr()
-    assert "secret mlflow-credentials" in err
-    assert "hunter2" not in out + err
+def test_a_file_with_a_line_break_in_its_name_leaves_the_comment_a_comment(tmp_path, capsys):
+    calibration = Path(write_simple_calibration(tmp_path, "digits-hybrid"))
+    odd = calibration.rename(tmp_path / "a\nb: c.json")
+    documents = manifest(capsys, "digits-hybrid", "--workers", "2", "--per-node", "2", "--calibration", str(odd))
+    assert set(documents) == {"ConfigMap", "MPIJob", "NetworkPolicy"}
 
 
-def test_what_was_written_passes_the_check_and_what_was_changed_does_not(tmp_path, capsys):
-    assert main(["manifest", "imagenet-rn50-8192", "--workers", "16", "--per-node", "8"]) == 0
-    text = capsys.readouterr().out
-    file = tmp_path / "job.yaml"
-    file.write_text(text)
-    assert main(["manifest", "--check", str(file)]) == 0
-    assert "nothing wrong" in capsys.readouterr().out
-    file.write_text(text.replace("replicas: 2\n", "replicas: 3\n"))
-    assert main(["manifest", "--check", str(file)]) == 1
-    assert "-np" in capsys.readouterr().out
-    file.write_text("kind: [")
-    assert main(["manifest", "--check", str(file)]) == 2
-    assert "line 1: no YAML" in capsys.readouterr().err
+def test_the_first_lines_say_what_an_ended_launcher_leaves_of_the_grace_period(capsys):
+    words = ["manifest", "digits-hybrid", "--workers", "2", "--per-node", "1", "--kind"]
+    assert main([*words, "mpijob"]) == 0
+    assert "# of which horovodrun leaves 60 s" in capsys.readouterr().out
+    assert main([*words, "job"]) == 0
+    assert "horovodrun" not in capsys.readouterr().out

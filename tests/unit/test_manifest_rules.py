@@ -150,6 +150,13 @@ def test_a_train_job_overrides_its_runtime():
     assert any("server:latest may be another one tomorrow" in problem for problem in found_by("images", documents))
 
 
+@pytest.mark.parametrize(("length", "is_taken"), [(48, True), (49, False)])  # and -node-0-1 and -abcde
+def test_the_ending_that_a_train_jobs_pods_get_is_part_of_their_names(length, is_taken):
+    found = found_by("train_jobs", manifest("trainjob", put("TrainJob metadata name", "a" * length)))
+
+    assert any("no name that DNS takes" in problem for problem in found) is not is_taken
+
+
 def test_a_digest_pins_an_image():
     documents = manifest("server", put(f"{SERVER} image", f"server@sha256:{'0a' * 32}"))
 

@@ -136,6 +136,9 @@ def _train(run: Run) -> Ending:
         together(job.collective, job.tracker.event, "fleet", asdict(border))
         return Ending(FLEET_CHANGES, "PAUSED", border=border)
     if epoch_ahead(job.schedule, run.fleet, state) is not None:
+        # Whichever worker notices first that the launcher has gone, all leave for that reason.
+        if first_rank_where(job.collective, run.signals.has_lost_launcher) is not None:
+            run.signals.launcher_is_gone()
         reason = _reason(run.signals, job.collective)
         stop = {"reason": reason, "epoch": state.next_epoch, "samples_seen": state.samples_seen}
         together(job.collective, job.tracker.event, "stop", stop)

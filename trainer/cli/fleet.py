@@ -125,11 +125,12 @@ def choose_device(setting: str, launch: Launch) -> torch.device:
     if not torch.cuda.is_available():
         raise FleetError("device cuda: this machine has no CUDA device that torch can use: set device=cpu")
     count = torch.cuda.device_count()
-    if launch.local_rank >= count:
+    sees_its_own = launch.gpus == count  # Slurm shows a task no others with --gpus-per-task
+    if launch.local_rank >= count and not sees_its_own:
         raise FleetError(
             f"worker {launch.local_rank} of this host finds only {count} GPU(s): start at most {count} workers a host"
         )
-    device = torch.device("cuda", launch.local_rank)
+    device = torch.device("cuda", 0 if sees_its_own else launch.local_rank)
     torch.cuda.set_device(device)
     return device
 

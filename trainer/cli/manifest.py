@@ -24,6 +24,7 @@ from trainer.manifest.pod import Tree
 from trainer.manifest.rules import SHARED_PARTS, problems
 from trainer.manifest.shared import network_policy, settings
 from trainer.manifest.torchrun_jobs import indexed_job, train_job
+from trainer.passwords import fit_to_print
 from trainer.rule import Fleet, RunPlan
 from trainer.yaml_text import documents_to_text
 
@@ -146,14 +147,14 @@ def _comment(args: argparse.Namespace, run: ClusterRun, plan: RunPlan, timing: T
     else:
         lines.append(f"# {summary(timing.predict(plan), None)}; {run.grace_s} s from SIGTERM to SIGKILL")
         lines.append(f"# times: {timing}")
-    if args.kind.startswith("mpijob") and timing is not None and run.grace_s > _HOROVODRUN_S:
+    if args.kind.startswith("mpijob") and run.grace_s > _HOROVODRUN_S:
         lines.append(f"# of which horovodrun leaves {_HOROVODRUN_S} s to workers where the launcher itself is ended")
     for step in plan.fleet.steps[1:]:
         nodes = step.workers // run.per_node
         patch = f'{{"spec": {{"mpiReplicaSpecs": {{"Worker": {{"replicas": {nodes}}}}}}}}}'
         job = f"-n {run.namespace} patch mpijob {run.name}"
         lines.append(f"# epoch {step.epoch} waits for: kubectl {job} --type merge -p '{patch}'")
-    return "\n".join(lines)
+    return "\n".join(map(fit_to_print, lines))  # names of files may hold anything
 
 
 def _told(args: argparse.Namespace) -> list[str]:

@@ -22,21 +22,24 @@ class StopSignals:
     """What has been heard so far."""
 
     def __init__(self) -> None:
-        self._first: tuple[str, float] | None = None
+        self._first: tuple[signal.Signals, float] | None = None
+        self.has_lost_launcher = False
 
     @property
     def is_stop_wanted(self) -> bool:
-        return self._first is not None
+        return self._first is not None or self.has_lost_launcher
 
     @property
     def text(self) -> str:
         """What asked this worker to stop; of another worker's signal it knows nothing."""
-        return "another worker was stopped" if self._first is None else self._first[0]
+        if self._first is not None:
+            return _TEXT[self._first[0]]
+        return "the launcher has ended" if self.has_lost_launcher else "another worker was stopped"
 
     def launcher_is_gone(self) -> None:
-        """The same wish, of a launcher that has ended and could not say so to workers on other hosts."""
-        if self._first is None:
-            self._first = "the launcher has ended", time.monotonic()
+        """The same wish, of a launcher that has ended and could not say so to workers on other hosts. It is no signal:
+        the first one that comes after it leaves the save its time."""
+        self.has_lost_launcher = True
 
     def listen(self, listener: socket.socket) -> None:
         """Reads signal numbers until the other end is closed."""
@@ -45,7 +48,7 @@ class StopSignals:
                 continue
             number = signal.Signals(numbers[0])
             if self._first is None:
-                self._first = _TEXT[number], time.monotonic()
+                self._first = number, time.monotonic()
             elif time.monotonic() - self._first[1] > _ONE_AND_THE_SAME_S:
                 os.write(2, b"trainer: ended at once; the last checkpoint is whole\n")
                 os._exit(128 + number)

@@ -109,9 +109,8 @@ class Watchdog:
                 self._pin(f"answer.{self._rank}", self._own_answer().to_json())
 
     def _call_of_another(self) -> Call | None:
-        """What another worker has called for. A board out of reach means nothing while the work goes on."""
-        if self._world_size == 1:
-            return None
+        """What another worker has called for. A board out of reach means nothing while the work goes on. A worker
+        that is alone looks too: the launcher may be gone."""
         begin = time.monotonic()
         try:
             text = self._read("call")

@@ -19,7 +19,10 @@ _SAVE_S = 60  # where nothing was measured
 _LEAST_S = 60  # a shared disk has moments of its own
 _MLFLOW_S = 5  # what a stopped run gives MLflow
 LEAVE_S = 15  # until the launcher has told everybody, and until processes are gone
-_DNS_NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+_DNS_NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+# Of what k8s/ puts beside the runs: a run's own Service, policy or Job by one of these names would take its place.
+_TAKEN_NAMES = ("data-index", "data-loader", "default-deny", "dns", "mlflow", "mlflow-postgres", "mlflow-s3")
 
 
 class ManifestError(ValueError):
@@ -58,9 +61,13 @@ class ClusterRun:
         for option, name in (("--name", self.name), ("--namespace", self.namespace)):
             if not _DNS_NAME.fullmatch(name):
                 raise ManifestError(
-                    f"{option} {name!r}: Kubernetes takes no such name: give lower-case letters, digits and hyphens, a "
-                    f"letter first"
+                    f"{option} {name!r}: Kubernetes takes no such name: give at most {LONGEST_NAME} lower-case "
+                    f"letters, digits and hyphens, a letter first"
                 )
+        if self.name in _TAKEN_NAMES:
+            raise ManifestError(f"--name {self.name!r}: is what something beside the runs is called: give another name")
+        if not _IMAGE.fullmatch(self.image):
+            raise ManifestError(f"--image {self.image!r}: is no image's name: give REGISTRY/NAME:VERSION")
         for step in self.fleet.steps:
             if step.workers % self.per_node:  # also where a node has more than all workers
                 raise ManifestError(

@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.manifest.cluster_run import ClusterRun, ManifestError
+from trainer.manifest.cluster_run import CALIBRATION_FILE, CONFIG_FILE, ClusterRun, ManifestError
 from trainer.manifest.pod import Tree, labels
 from trainer.yaml_text import documents_to_text, to_text
 
 MARK = "# Written by: trainer manifest"
+_FILES = {CONFIG_FILE, CALIBRATION_FILE}
 
 
 def write_folder(folder: Path, run: ClusterRun, documents: Sequence[Tree], comment: str) -> list[Path]:
@@ -39,6 +40,8 @@ def write_folder(folder: Path, run: ClusterRun, documents: Sequence[Tree], comme
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             _write(folder / name, text)
+        for name in _FILES - texts.keys():  # of a run before
+            (folder / name).unlink(missing_ok=True)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is no text"
         raise ManifestError(f"--out {folder}: cannot be written ({reason}): name another folder") from None

@@ -46,8 +46,8 @@ def cluster_run(
     """
     if without_password(config.tracking.mlflow) != config.tracking.mlflow:
         raise ManifestError(
-            "tracking.mlflow: has a password, which everybody could read in a ConfigMap: leave it out, and put it into "
-            "the secret mlflow-credentials"
+            "tracking.mlflow: has a user or a password, which everybody could read in a ConfigMap: leave them out, and "
+            "put them into the secret mlflow-credentials"
         )
     gpus = 0 if config.device == "cpu" else 1
     texts = {CONFIG_FILE: to_yaml(_in_pods(config, fleet, keeps_size, cpus, calibration is not None))}

@@ -53,6 +53,8 @@ def worker_template(run: ClusterRun, container: Mapping[str, Any], name: str = "
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
         "whenUnsatisfiable": "DoNotSchedule",  # --per-node says how many share a node
+        # Or nodes that these pods may not use (the control plane's) would count as those with the fewest.
+        "nodeTaintsPolicy": "Honor",
         "labelSelector": {"matchLabels": selector(run, "worker")},
     }
     spec = {

@@ -194,6 +194,12 @@ def hosts(manifest: Manifest) -> Iterator[Problem]:
             yield Problem(
                 job.launcher_place, f"the operator writes the hosts to {_HOSTFILE}, not {hostfile}: name that"
             )
+        if "--gloo" not in job.command.options:
+            yield Problem(
+                job.launcher_place,
+                "where Horovod was built with MPI, as in the image, horovodrun calls mpirun, which ends workers "
+                "unsaved: give --gloo",
+            )
 
 
 def elastic(manifest: Manifest) -> Iterator[Problem]:

@@ -146,7 +146,7 @@ def train_jobs(manifest: Manifest) -> Iterator[Problem]:
                     f"{job.place} spec.trainer.numProcPerNode",
                     f"is {processes}, and a pod has {pod.gpus} GPUs: one GPU a worker, make them the same",
                 )
-        yield from _host_name(job, f"{job.name}-node-0-{max(1, nodes or 1) - 1}")
+        yield from _host_name(job, f"{job.name}-node-0-{max(1, nodes or 1) - 1}", "-abcde")
     for job, _, container, command in launched(manifest, "TrainJob"):
         for option, key in (("--nnodes", "numNodes"), ("--nproc-per-node", "numProcPerNode")):
             wanted = number(at(job.tree, "spec", "trainer", key))
@@ -180,8 +180,9 @@ def runtimes(manifest: Manifest) -> Iterator[Problem]:
                 yield Problem(f"{pod.spec_place}.containers", "none is named node, the one that trains: rename it")
 
 
-def _host_name(job: Document, last: str) -> Iterator[Problem]:
-    if job.name != "?" and not is_dns_label(last):
+def _host_name(job: Document, last: str, ending: str = "") -> Iterator[Problem]:
+    """last: the pod with the longest name; ending: what JobSet counts as part of it, the ending that each pod gets."""
+    if job.name != "?" and not is_dns_label(last + ending):
         yield Problem(f"{job.place} metadata.name", f"its pod {last} has no name that DNS takes: give a shorter one")
 
 

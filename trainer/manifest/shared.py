@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from trainer.manifest.cluster_run import MLFLOW_URI, ClusterRun
+from trainer.manifest.cluster_run import MLFLOW_URI, ClusterRun, ManifestError
 from trainer.manifest.pod import Tree, metadata, selector
 
 _DNS_PORTS = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
@@ -18,7 +18,10 @@ def settings(run: ClusterRun) -> Tree:
 
 
 def network_policy(run: ClusterRun) -> Tree:
-    """The run's pods and nobody else reach each other: neither gradients nor rendezvous are authenticated."""
+    """The run's pods and nobody else reach each other: neither gradients nor rendezvous are authenticated.
+
+    Raises ManifestError where nobody can tell how its MLflow server is reached.
+    """
     own = {"podSelector": {"matchLabels": selector(run)}}
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -39,6 +42,9 @@ def _to_mlflow(run: ClusterRun) -> list[Tree]:
         server = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "mlflow"}}}
         return [{"to": [server], "ports": [{"protocol": "TCP", "port": urlsplit(MLFLOW_URI).port}]}]
     scheme = re.split("[:+]", run.mlflow)[0]
-    port = urlsplit(run.mlflow).port or _USUAL_PORTS.get(scheme)
+    try:
+        port = urlsplit(run.mlflow).port or _USUAL_PORTS.get(scheme)
+    except ValueError as error:
+        raise ManifestError(f"tracking.mlflow={run.mlflow}: {error}: give http://HOST:PORT") from None
     # Wherever it is: a policy knows addresses, and no names.
     return [{"ports": [{"protocol": "TCP", "port": port}]}] if port else []

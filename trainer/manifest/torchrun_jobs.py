@@ -7,6 +7,8 @@ from trainer.manifest.pod import Tree, metadata, selector, train_command, worker
 
 _RENDEZVOUS_PORT = 29400
 _RESTARTS = 3  # of all workers, within their pods
+# Of all pods. While the first still waits for its node or its image, the others find nobody, and fail once a minute.
+_ROUNDS = 10
 
 
 def train_job(run: ClusterRun) -> list[Tree]:
@@ -15,7 +17,7 @@ def train_job(run: ClusterRun) -> list[Tree]:
     Raises ManifestError.
     """
     run.refuse_growth("trainjob")
-    run.refuse_long_name(f"{run.name}-node-0-{run.nodes - 1}")
+    run.refuse_long_name(f"{run.name}-node-0-{run.nodes - 1}-abcde")  # JobSet counts the ending that each pod gets
     template = _template(run, {"args": ["torchrun", "-m", "trainer", *train_command()]}, name="node")
     job = {
         "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
@@ -85,7 +87,7 @@ def indexed_job(run: ClusterRun) -> list[Tree]:
             "completions": run.nodes,
             "parallelism": run.nodes,
             "completionMode": "Indexed",
-            "backoffLimit": (_RESTARTS + 1) * run.nodes,  # it counts pods, and all may fail with one
+            "backoffLimit": _ROUNDS * run.nodes,  # it counts pods, and all may fail with one
             "podReplacementPolicy": "Failed",  # never two pods of one index
             "podFailurePolicy": {
                 "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
