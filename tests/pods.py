@@ -3,10 +3,13 @@ it mounts and what it is called come from the manifest; only the image and the v
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
+import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ class Cluster:
     image: str
     folder: Path
     settings: Tree  # the run's ConfigMap
+    addresses: Iterator[int] = field(default_factory=lambda: itertools.count(100))  # within the network
 
     def claim(self, name: str) -> Path:
         """The folder behind a PersistentVolumeClaim, which the pods' user may write to."""
@@ -46,26 +50,34 @@ class Cluster:
         return f"{self.network}-{name}"
 
     def start(
-        self, template: Tree, name: str, hosts: Sequence[str] = (), mounts: Mapping[Path, str] | None = None
+        self,
+        template: Tree,
+        name: str,
+        host: str | None = None,
+        mounts: Mapping[Path, str] | None = None,
+        added: Mapping[str, str] | None = None,
     ) -> None:
-        """A pod by this name, that others also find by the names of hosts. mounts: what an operator adds, read-only."""
+        """A pod by this name, that others also find as host. mounts, added: an operator's read-only volumes and
+        variables."""
         (container,) = template["spec"]["containers"]
+        address = self._next_address()
+        variables = {each["name"]: each.get("value", address) for each in container["env"]}  # or status.podIP
+        variables |= added or {}
         options = [
-            *(
-                "--hostname",
-                name,
-                "--network",
-                self.network,
-                "--stop-timeout",
-                str(template["spec"]["terminationGracePeriodSeconds"]),
-            ),
-            *(word for host in hosts for word in ("--network-alias", host)),
-            *(word for each in container["env"] for word in ("--env", f"{each['name']}={each['value']}")),
+            *("--hostname", name, "--network", self.network, "--ip", address),
+            *([] if host is None else ["--network-alias", host]),
+            *(word for key, value in variables.items() for word in ("--env", f"{key}={value}")),
             *self._rights(template["spec"], container),
             *self._volumes(template["spec"], container),
             *(word for source, place in (mounts or {}).items() for word in ("--volume", f"{source}:{place}:ro")),
         ]
-        containers.start(self.container(name), self.image, *container["args"], options=options)
+        args = [re.sub(r"\$\(([A-Z_]+)\)", lambda found: variables[found[1]], word) for word in container["args"]]
+        containers.start(self.container(name), self.image, *args, options=options)
+
+    def _next_address(self) -> str:
+        """One that no pod has had."""
+        subnet = containers.podman("network", "inspect", "--format", "{{(index .Subnets 0).Subnet}}", self.network)
+        return str(ipaddress.ip_network(subnet.stdout.strip())[next(self.addresses)])
 
     def _rights(self, pod: Tree, container: Tree) -> list[str]:
         user, security = pod["securityContext"], container["securityContext"]

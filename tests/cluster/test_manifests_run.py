@@ -74,7 +74,7 @@ def test_an_mpi_job_trains_in_the_pods_that_its_operator_makes(overlay, cluster,
     (mpi / "hostfile").write_text("".join(f"{host} slots={spec['slotsPerWorker']}\n" for host in hosts))
     template = spec["mpiReplicaSpecs"]["Worker"]["template"]
     for worker, host in zip(workers, hosts, strict=True):
-        cluster.start(template, worker, [host], {keys: spec["sshAuthMountPath"]})
+        cluster.start(template, worker, host, {keys: spec["sshAuthMountPath"]})
     launcher = f"{name}-launcher"
     template = spec["mpiReplicaSpecs"]["Launcher"]["template"]
     cluster.start(template, launcher, mounts={keys: spec["sshAuthMountPath"], mpi: "/etc/mpi"})
@@ -91,7 +91,25 @@ def test_an_indexed_job_trains_in_pods_that_find_the_first_of_them(overlay, clus
     pods = [f"{job['metadata']['name']}-{index}" for index in range(job["spec"]["completions"])]
     template = job["spec"]["template"]
     for pod in pods:
-        cluster.start(template, pod, [f"{pod}.{service['metadata']['name']}"])
+        cluster.start(template, pod, f"{pod}.{service['metadata']['name']}")
+
+    for pod in pods:
+        assert containers.wait(cluster.container(pod), 600) == 0, containers.said(cluster.container(pod))
+    assert (record(cluster).status, record(cluster).epochs[-1].epoch) == ("FINISHED", 24)
+    assert runs_in_mlflow(cluster) == [["digits-increase-batch", "FINISHED"]]
+
+
+@pytest.mark.parametrize("overlay", ["try-trainjob"], indirect=True)
+def test_a_train_job_trains_in_pods_that_are_told_of_each_other_by_its_operator(overlay, cluster):
+    job, runtime = overlay["TrainJob"], overlay["TrainingRuntime"]
+    name, wanted = job["metadata"]["name"], job["spec"]["trainer"]
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pods = [f"{name}-{replicated['name']}-0-{index}" for index in range(wanted["numNodes"])]
+    fleet = {"PET_NNODES": wanted["numNodes"], "PET_NPROC_PER_NODE": wanted["numProcPerNode"]}
+    first = {"PET_MASTER_ADDR": f"{pods[0]}.{name}", "PET_MASTER_PORT": 29500}
+    for rank, pod in enumerate(pods):
+        added = {key: str(value) for key, value in {**fleet, **first, "PET_NODE_RANK": rank}.items()}
+        cluster.start(replicated["template"]["spec"]["template"], pod, f"{pod}.{name}", added=added)
 
     for pod in pods:
         assert containers.wait(cluster.container(pod), 600) == 0, containers.said(cluster.container(pod))
@@ -104,7 +122,7 @@ def test_a_pod_that_is_deleted_lets_the_run_be_saved_and_its_next_one_goes_on(ov
     template = overlay["Job"]["spec"]["template"]
     pods = ["digits-0", "digits-1"]
     for pod in pods:
-        cluster.start(template, pod, [f"{pod}.digits"])
+        cluster.start(template, pod, f"{pod}.digits")
     wait_until(lambda: len(record_or_nothing(cluster)) >= 3, cluster.container("digits-0"), 300)
     containers.stop(cluster.container("digits-1"), template["spec"]["terminationGracePeriodSeconds"])
     for pod in pods:
@@ -113,7 +131,7 @@ def test_a_pod_that_is_deleted_lets_the_run_be_saved_and_its_next_one_goes_on(ov
     assert stopped.status == "PAUSED", containers.said(cluster.container("digits-0"))
     containers.remove(*map(cluster.container, pods))
     for pod in pods:
-        cluster.start(template, pod, [f"{pod}.digits"])
+        cluster.start(template, pod, f"{pod}.digits")
     for pod in pods:
         assert containers.wait(cluster.container(pod), 600) == 0, containers.said(cluster.container(pod))
     assert record(cluster).status == "FINISHED"

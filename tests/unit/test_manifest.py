@@ -118,7 +118,7 @@ def test_an_indexed_jobs_pods_meet_at_the_first_of_them(workers, per_node):
 def test_torchrun_is_patient_for_almost_as_long_as_its_pod():
     (_, job) = indexed_job(RUN)
     spec = job["spec"]["template"]["spec"]
-    variables = {each["name"]: each["value"] for each in spec["containers"][0]["env"]}
+    variables = {each["name"]: each.get("value") for each in spec["containers"][0]["env"]}
     assert 0 < int(variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < spec["terminationGracePeriodSeconds"] == 120
 
 
@@ -248,7 +248,7 @@ def test_a_policy_lets_a_run_out_to_its_mlflow_server_and_no_further(mlflow, por
     egress = documents["NetworkPolicy"]["spec"]["egress"]
     assert [port["port"] for rule in egress for port in rule.get("ports", [])] == [53, 53, *ports]
     pod = documents["MPIJob"]["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]
-    variables = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
+    variables = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
     assert variables.get("MLFLOW_TRACKING_URI") == variable
 
 

@@ -59,6 +59,8 @@ def indexed_job(run: ClusterRun) -> list[Tree]:
         *("torchrun", "--nnodes", str(run.nodes), "--nproc-per-node", str(run.per_node)),
         *("--max-restarts", str(_RESTARTS), "--rdzv-backend", "c10d", "--rdzv-id", run.name),
         *("--rdzv-endpoint", f"{run.name}-0.{run.name}:{_RENDEZVOUS_PORT}"),
+        # Where the workers of other pods find this one's: its own name may be none that they know.
+        *("--local-addr", "$(POD_IP)"),
     ]
     container = {
         "args": [*launch, "-m", "trainer", *train_command()],
@@ -66,7 +68,10 @@ def indexed_job(run: ClusterRun) -> list[Tree]:
     }
     template = _template(run, container)
     # Workers that start again must not find the addresses of those before them in a store that torchrun shares.
-    template["spec"]["containers"][0]["env"].append({"name": "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "value": "1"})
+    template["spec"]["containers"][0]["env"] += [
+        {"name": "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "value": "1"},
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+    ]
     template["spec"]["subdomain"] = run.name
     service = {
         "apiVersion": "v1",
