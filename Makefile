@@ -59,6 +59,7 @@ manifests: setup  ## write the jobs of k8s/overlays anew, each by the command in
 
 image-check: setup  ## build the images and train in containers over ssh, without a Docker engine (as root; minutes)
 	$(BIN)/python -m pytest -v tests/cluster/test_images.py tests/cluster/test_manifests_run.py
+	@echo "images and layers are kept for the next time: podman image prune --all removes what nothing uses"
 
 hosts-check: setup  ## several hosts, each with an ssh server and a link that can be cut (as root; minutes)
 	$(BIN)/python -m pytest tests/cluster/test_hosts.py
