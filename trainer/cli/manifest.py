@@ -34,6 +34,7 @@ _KINDS: dict[str, Callable[[ClusterRun], list[Tree]]] = {
     "trainjob": train_job,
     "job": indexed_job,
 }
+_NAMESPACE, _CPUS, _MEMORY_GIB = "training", 8, 32  # of a run; of each worker
 _HOROVODRUN_S = 60  # between its SIGTERM and its SIGKILL, in the build that the image has
 
 
@@ -62,9 +63,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--image", help="the container image (default: this version's, at registry.example.com)")
     parser.add_argument("--name", help="of the job (default: the configuration's name)")
-    parser.add_argument("--namespace", default="training", help="[%(default)s]")
-    parser.add_argument("--cpus", type=int, default=8, metavar="N", help="cores that a worker asks for [%(default)s]")
-    parser.add_argument("--memory", type=int, default=32, metavar="GIB", help="memory of a worker [%(default)s]")
+    parser.add_argument("--namespace", default=_NAMESPACE, help="[%(default)s]")
+    parser.add_argument("--cpus", type=int, default=_CPUS, metavar="N", help="cores of a worker [%(default)s]")
+    parser.add_argument("--memory", type=int, default=_MEMORY_GIB, metavar="GIB", help="of a worker [%(default)s]")
     parser.add_argument("--out", metavar="DIR", help="write a folder for kustomize (default: one text to stdout)")
     parser.add_argument(
         "--check",
@@ -84,17 +85,17 @@ def run(args: argparse.Namespace) -> int:
         config = timing.fit(config)
     fleet = _fleet(args.workers, config)
     plan = plan_for_fleet(config, known_dataset_size(config), fleet)
-    run = _cluster_run(args, config, timing, plan)
-    documents = [*_KINDS[args.kind](run), network_policy(run)]
-    found = problems([settings(run), *documents], SHARED_PARTS)
+    job = _cluster_run(args, config, timing, plan)
+    documents = [*_KINDS[args.kind](job), network_policy(job)]
+    found = problems([settings(job), *documents], SHARED_PARTS)
     if found:  # such as an image without a version
         raise ManifestError(str(found[0]))
-    comment = _comment(args, run, plan, timing)
+    comment = _comment(args, job, plan, timing)
     if args.out is None:
         print(comment)
-        sys.stdout.write(documents_to_text([settings(run), *documents]))
+        sys.stdout.write(documents_to_text([settings(job), *documents]))
         return 0
-    for file in write_folder(Path(args.out), run, documents, comment):
+    for file in write_folder(Path(args.out), job, documents, comment):
         print(file)
     print(f"to run it: kubectl apply -k {shlex.quote(args.out)}")
     return 0
@@ -166,8 +167,8 @@ def _told(args: argparse.Namespace) -> list[str]:
         "--calibration": args.calibration,
         "--image": args.image,
         "--name": args.name,
-        "--namespace": args.namespace if args.namespace != "training" else None,
-        "--cpus": str(args.cpus) if args.cpus != 8 else None,
-        "--memory": str(args.memory) if args.memory != 32 else None,
+        "--namespace": args.namespace if args.namespace != _NAMESPACE else None,
+        "--cpus": str(args.cpus) if args.cpus != _CPUS else None,
+        "--memory": str(args.memory) if args.memory != _MEMORY_GIB else None,
     }
     return [*args.words, *(word for option, value in options.items() if value for word in (option, value))]
