@@ -22,7 +22,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: manifests image-check hosts-check slurm-check mlflow-check
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## virtual environment, pinned packages, Horovod built from source (minutes once, then a moment)
 	@$(PYTHON) scripts/setup_venv.py --venv "$(VENV)" --torch "$(TORCH)" --extras "$(EXTRAS)" --horovod "$(HOROVOD)"
