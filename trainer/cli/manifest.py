@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainer.cli.config_arguments import add_config_arguments, load_from_arguments
@@ -16,8 +16,9 @@ from trainer.cli.planning.options import known_dataset_size
 from trainer.cli.planning.time import summary
 from trainer.cli.planning.timing import Timing, open_timing
 from trainer.config import TrainConfig
+from trainer.engine.durable import write_file
 from trainer.manifest.cluster_run import ClusterRun, ManifestError, grace_s
-from trainer.manifest.folder import MARK, write_folder
+from trainer.manifest.folder import KUSTOMIZATION, MARK, SETTINGS_FILES, folder_texts
 from trainer.manifest.from_config import cluster_run
 from trainer.manifest.mpi_job import elastic_mpi_job, mpi_job
 from trainer.manifest.pod import Tree
@@ -95,10 +96,32 @@ def run(args: argparse.Namespace) -> int:
         print(comment)
         sys.stdout.write(documents_to_text([settings(job), *documents]))
         return 0
-    for file in write_folder(Path(args.out), job, documents, comment):
+    for file in _write(Path(args.out), folder_texts(job, documents, comment)):
         print(file)
     print(f"to run it: kubectl apply -k {shlex.quote(args.out)}")
     return 0
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Writes the files, or writes them anew, and touches no others; where they are.
+
+    Raises ManifestError, before anything is written, where the folder is not one that this wrote.
+    """
+    kustomization = folder / KUSTOMIZATION
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            is_ours = kustomization.is_file() and kustomization.read_text(encoding="utf-8").startswith(MARK)
+            if not is_ours:
+                raise ManifestError(f"--out {folder}: holds something else than a run's manifests: name another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_file(folder / name, text.encode())
+        for name in set(SETTINGS_FILES) - texts.keys():  # of a run before
+            (folder / name).unlink(missing_ok=True)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is no text"
+        raise ManifestError(f"--out {folder}: cannot be written ({reason}): name another folder") from None
+    return [folder / name for name in texts]
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -21,7 +21,6 @@ from trainer.passwords import without_password
 from trainer.rule import Fleet
 
 _REGISTRY = "registry.example.com/large-batch-trainer"
-_DEFAULT_OUTPUT = "runs"
 
 
 def cluster_run(
@@ -78,7 +77,7 @@ def _in_pods(config: TrainConfig, fleet: Fleet, keeps_size: bool, cpus: int, is_
         }
     )
     is_planned = keeps_size or not fleet.is_constant
-    output = None if config.output == _DEFAULT_OUTPUT else config.output
+    output = None if config.output == TrainConfig.model_fields["output"].default else config.output
     return config.model_copy(
         update={
             "data": data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainer.manifest.cluster_run import HOME, ClusterRun
+from trainer.manifest.names import DISCOVERY_SCRIPT, HOSTFILE
 from trainer.manifest.pod import Tree, launcher_template, metadata, train_command, worker_template
 
 # The image's ssh server has it: it needs no root.
@@ -15,7 +16,7 @@ def mpi_job(run: ClusterRun) -> list[Tree]:
     """A fleet of one size. Raises ManifestError."""
     run.refuse_growth("mpijob")
     # --gloo: where Horovod was built with MPI too, horovodrun would call mpirun, which knows nothing of what is mended.
-    hosts = ["--gloo", "-np", str(run.workers), "--hostfile", "/etc/mpi/hostfile"]
+    hosts = ["--gloo", "-np", str(run.workers), "--hostfile", HOSTFILE]
     # All workers at once: horovodrun gives up on a host whose ssh server is not there yet.
     return [_job(run, hosts, "WaitForWorkersReady")]
 
@@ -25,7 +26,7 @@ def elastic_mpi_job(run: ClusterRun) -> list[Tree]:
     hosts = [
         *("-np", str(run.workers), "--min-np", str(run.per_node), "--max-np", str(run.fleet.largest)),
         # The operator's script prints hosts without their slots.
-        *("--host-discovery-script", "/etc/mpi/discover_hosts.sh", "--slots-per-host", str(run.per_node)),
+        *("--host-discovery-script", DISCOVERY_SCRIPT, "--slots-per-host", str(run.per_node)),
         *("--blacklist-cooldown-range", "10", "600"),
     ]
     return [_job(run, hosts, "AtStartup")]

@@ -6,24 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.manifest.cluster_run import DATA, HOME, MLFLOW_URI, RUNS, SETTINGS, ClusterRun
+from trainer.manifest.names import COMPONENT_LABEL, GPU, INSTANCE_LABEL, NAME_LABEL, PART_OF_LABEL, TRAINER
 
 Tree = dict[str, Any]
-GPU = "nvidia.com/gpu"
-_NAME, _INSTANCE, _COMPONENT = (f"app.kubernetes.io/{key}" for key in ("name", "instance", "component"))
-_PART_OF = "app.kubernetes.io/part-of"
-_PROJECT = "large-batch-trainer"
 _SCRATCH: tuple[Tree, Tree] = ({"mountPath": "/tmp"}, {"emptyDir": {}})
 
 
 def labels(run: ClusterRun, component: str | None = None) -> dict[str, str]:
     """Kubernetes' recommended labels."""
-    part = {} if component is None else {_COMPONENT: component}
-    return {_NAME: _PROJECT, _INSTANCE: run.name, _PART_OF: _PROJECT, **part}
+    part = {} if component is None else {COMPONENT_LABEL: component}
+    return {NAME_LABEL: TRAINER, INSTANCE_LABEL: run.name, PART_OF_LABEL: TRAINER, **part}
 
 
 def selector(run: ClusterRun, component: str | None = None) -> dict[str, str]:
     """The labels that find the pods of this run, or those of one component."""
-    return {_INSTANCE: run.name, **({} if component is None else {_COMPONENT: component})}
+    return {INSTANCE_LABEL: run.name, **({} if component is None else {COMPONENT_LABEL: component})}
 
 
 def metadata(run: ClusterRun, name: str | None = None) -> Tree:

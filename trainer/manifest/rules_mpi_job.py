@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from trainer.manifest.names import DISCOVERY_SCRIPT, HOSTFILE, TRAINER
 from trainer.manifest.rules_command import Command, launch, whole_number
 from trainer.manifest.rules_pod import port_number
 from trainer.manifest.rules_security import user_of
 from trainer.manifest.rules_shape import is_dns_label
 from trainer.manifest.rules_view import (
-    TRAINER,
     Container,
     Document,
     Manifest,
@@ -30,7 +30,6 @@ from trainer.manifest.rules_view import (
 
 _ROLES = ("Launcher", "Worker")
 _RESTARTS = ("Never", "OnFailure")
-_HOSTFILE, _DISCOVERY = "/etc/mpi/hostfile", "/etc/mpi/discover_hosts.sh"
 _OPERATORS_OBJECTS = (("ConfigMap", "-config"), ("Job", "-launcher"), ("Secret", "-ssh"), ("Service", ""))
 _OPERATORS_VOLUMES = ("mpi-job-config", "ssh-auth")
 _HOMES = {0: "/root", 1000: "/home/trainer"}  # of the images that the project makes
@@ -57,6 +56,18 @@ class MpiJob:
     def size(self) -> int | None:
         """Workers for which there are slots."""
         return None if self.hosts is None else self.hosts * self.slots
+
+    @property
+    def processes(self) -> int | None:
+        """Workers that the launcher is told to start."""
+        return None if self.command is None else self.command.integer("-np", "--num-proc", "-n", "--np")
+
+    @property
+    def most_processes(self) -> int | None:
+        """Workers that the fleet may have."""
+        if self.command is None or not self.is_elastic:
+            return self.processes
+        return self.command.integer("--max-np", "--max-num-proc")
 
     @property
     def is_elastic(self) -> bool:
@@ -170,7 +181,7 @@ def worker_counts(manifest: Manifest) -> Iterator[Problem]:
                 )
         if job.command is None or job.size is None:
             continue
-        processes = job.command.integer("-np", "--num-proc", "-n", "--np")
+        processes = job.processes
         if processes is None:
             yield Problem(
                 job.launcher_place, f"{job.command.program} is not told how many workers: give -np {job.size}"
@@ -189,11 +200,9 @@ def hosts(manifest: Manifest) -> Iterator[Problem]:
             continue
         hostfile = job.command.value("--hostfile", "-hostfile")
         if hostfile is None and job.command.value("-H", "--hosts") is None:
-            yield Problem(job.launcher_place, f"horovodrun is told of no hosts: give --hostfile {_HOSTFILE}")
-        elif hostfile not in (None, _HOSTFILE):
-            yield Problem(
-                job.launcher_place, f"the operator writes the hosts to {_HOSTFILE}, not {hostfile}: name that"
-            )
+            yield Problem(job.launcher_place, f"horovodrun is told of no hosts: give --hostfile {HOSTFILE}")
+        elif hostfile not in (None, HOSTFILE):
+            yield Problem(job.launcher_place, f"the operator writes the hosts to {HOSTFILE}, not {hostfile}: name that")
         if "--gloo" not in job.command.options:
             yield Problem(
                 job.launcher_place,
@@ -209,8 +218,8 @@ def elastic(manifest: Manifest) -> Iterator[Problem]:
             continue
         place, command = job.launcher_place, job.command
         script = command.value("--host-discovery-script")
-        if script != _DISCOVERY:
-            yield Problem(place, f"the operator's script is {_DISCOVERY}, not {script}: name that")
+        if script != DISCOVERY_SCRIPT:
+            yield Problem(place, f"the operator's script is {DISCOVERY_SCRIPT}, not {script}: name that")
         slots = command.integer("--slots-per-host")
         if slots != job.slots:
             yield Problem(
@@ -228,8 +237,7 @@ def elastic(manifest: Manifest) -> Iterator[Problem]:
                 job.place("mpiReplicaSpecs", "Worker", "restartPolicy"),
                 "a worker's pod that failed once would never come back: write OnFailure",
             )
-        least, most = command.integer("--min-np", "--min-num-proc"), command.integer("--max-np", "--max-num-proc")
-        processes = command.integer("-np", "--num-proc")
+        least, most, processes = command.integer("--min-np", "--min-num-proc"), job.most_processes, job.processes
         if least is None or most is None:
             yield Problem(place, "horovodrun does not know how far the fleet may change: give --min-np and --max-np")
         elif processes is not None and not least <= processes <= most:

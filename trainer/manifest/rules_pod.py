@@ -6,12 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from trainer.manifest.names import GPU, NAME_LABEL, TRAINER
 from trainer.manifest.rules_command import launch, trainer_arguments
 from trainer.manifest.rules_view import (
-    GPU,
-    NAME_LABEL,
     RUNTIMES,
-    TRAINER,
     Container,
     Manifest,
     Pod,

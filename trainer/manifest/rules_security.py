@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer.manifest.names import GPU
 from trainer.manifest.rules_view import (
-    GPU,
     Container,
     Manifest,
     Pod,

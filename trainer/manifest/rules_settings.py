@@ -82,11 +82,9 @@ def _starts(manifest: Manifest) -> Iterator[Start]:
     for job in mpi_jobs(manifest):
         if job.command is None:
             continue
-        count = job.command.integer("-np", "--num-proc", "-n")
-        most = job.command.integer("--max-np", "--max-num-proc") if job.is_elastic else count
         for pod in job.workers:
             for container in pod.containers[:1]:
-                yield Start(pod, container, job.command.trainer, count, most, "horovod")
+                yield Start(pod, container, job.command.trainer, job.processes, job.most_processes, "horovod")
     for _, pod, container, command in launched(manifest, "Job"):
         count = _workers(command)
         yield Start(pod, container, command.trainer, count, count, "ddp")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainer.manifest.names import ANCESTOR_LABEL, OWN_STORE
 from trainer.manifest.rules_command import Command, launch, whole_number
 from trainer.manifest.rules_links import pods_of_service, service_ports
 from trainer.manifest.rules_pod import port_number
@@ -24,8 +25,6 @@ from trainer.manifest.rules_view import (
     trees,
 )
 
-_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
-_ANCESTOR = "trainer.kubeflow.org/trainjob-ancestor-step"
 _OPERATORS_VARIABLES = ("PET_MASTER_ADDR", "PET_MASTER_PORT", "PET_NNODES", "PET_NODE_RANK", "PET_NPROC_PER_NODE")
 _DEFAULT_RENDEZVOUS_PORT = 29400
 
@@ -102,9 +101,9 @@ def restarts(manifest: Manifest) -> Iterator[Problem]:
         for _, _, container, command in launched(manifest, kind):
             nodes = nodes_of(command)
             changes = (command.integer("--max-restarts") or 0) > 0 or (nodes is not None and nodes[0] != nodes[1])
-            if changes and container.environment.get(_STORE) != "1":
+            if changes and container.environment.get(OWN_STORE) != "1":
                 yield Problem(
-                    container.place, f"workers that start again would meet those before them: set {_STORE} to 1"
+                    container.place, f"workers that start again would meet those before them: set {OWN_STORE} to 1"
                 )
 
 
@@ -171,8 +170,10 @@ def runtimes(manifest: Manifest) -> Iterator[Problem]:
         if not jobs:
             yield Problem(place, "has no job named node, the one that trains: add it")
         for job in jobs:
-            if at(job, "template", "metadata", "labels", _ANCESTOR) != "trainer":
-                yield Problem(f"{place}[node]", f"the operator looks for the job by a label: add {_ANCESTOR}: trainer")
+            if at(job, "template", "metadata", "labels", ANCESTOR_LABEL) != "trainer":
+                yield Problem(
+                    f"{place}[node]", f"the operator looks for the job by a label: add {ANCESTOR_LABEL}: trainer"
+                )
             if job.get("replicas") not in (None, 1):
                 yield Problem(f"{place}[node].replicas", "the operator makes the nodes pods of one job: write 1")
         for pod in runtime_pods(runtime, runtime, {}):

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from trainer.config.explain import in_one_line
+from trainer.manifest.names import GPU, NAME_LABEL, TRAINER
 
 Tree = Mapping[str, object]
 
-GPU = "nvidia.com/gpu"
-NAME_LABEL = "app.kubernetes.io/name"
-TRAINER = "large-batch-trainer"
 RUNTIMES = ("ClusterTrainingRuntime", "TrainingRuntime")
 
 _TEMPLATES = {

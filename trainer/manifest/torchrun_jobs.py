@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainer.manifest.cluster_run import LEAVE_S, ClusterRun
+from trainer.manifest.names import ANCESTOR_LABEL, OWN_STORE
 from trainer.manifest.pod import Tree, metadata, selector, train_command, worker_template
 
 _RENDEZVOUS_PORT = 29400
@@ -20,7 +21,7 @@ def train_job(run: ClusterRun) -> list[Tree]:
     run.refuse_long_name(f"{run.name}-node-0-{run.nodes - 1}-abcde")  # JobSet counts the ending that each pod gets
     template = _template(run, {"args": ["torchrun", "-m", "trainer", *train_command()]}, name="node")
     job = {
-        "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
+        "metadata": {"labels": {ANCESTOR_LABEL: "trainer"}},
         # A pod that fails takes the job with it; the set then starts all of them again.
         "spec": {"backoffLimit": 0, "template": template},
     }
@@ -69,7 +70,7 @@ def indexed_job(run: ClusterRun) -> list[Tree]:
     template = _template(run, container)
     # Workers that start again must not find the addresses of those before them in a store that torchrun shares.
     template["spec"]["containers"][0]["env"] += [
-        {"name": "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "value": "1"},
+        {"name": OWN_STORE, "value": "1"},
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
     ]
     template["spec"]["subdomain"] = run.name
