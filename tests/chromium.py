@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import wait_until
+
 CHROMIUM = Path("/usr/bin/chromium")
 
 _FLAGS = (
@@ -76,11 +78,8 @@ class Page:
 
     def wait_for(self, script: str, limit_s: float = 60) -> Any:
         """The first value of the expression that is true; fails with the page's text if there is none in time."""
-        deadline = time.monotonic() + limit_s
-        while not (value := self.value(f"document.body && ({script})")):
-            assert time.monotonic() < deadline, f"not within {limit_s:g} s: {script}; the page says:\n{self.text()}"
-            time.sleep(0.2)
-        return value
+        shown = f"document.body && ({script})"
+        return wait_until(lambda: self.value(shown), limit_s, lambda: f"{script}; the page says:\n{self.text()}", 0.2)
 
     def click(self, element: str) -> None:
         """On the element that an expression gives, when it is there."""

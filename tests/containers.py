@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -136,13 +136,6 @@ def exit_code(name: str) -> int:
 def said(name: str) -> str:
     ended = podman("logs", name)
     return ended.stdout + ended.stderr
-
-
-def wait_until(condition: Callable[[], object], container: str, timeout_s: float) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {timeout_s:g} s: {said(container)[-3000:]}"
-        time.sleep(0.05)
 
 
 def remove(*names: str) -> None:

@@ -16,8 +16,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from tests.launching import heed_signals
+from tests.waiting import wait_until
 
 INTERFACE = "eth0"  # of every host
 _BRIDGE = "trainer-br"
@@ -113,7 +113,7 @@ class Host:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
                 preexec_fn=heed_signals,
             )  # fmt: skip
-        _wait_for(lambda: bool(children_of(self._init.pid)), f"{self.name} has a process 1")
+        wait_until(lambda: children_of(self._init.pid), 10, lambda: f"{self.name} has a process 1", pause_s=0.01)
         (self._pid,) = children_of(self._init.pid)
         # The same hardware address after every start: others remember it for a minute.
         mac = _mac(self.address)
@@ -264,13 +264,6 @@ def children_of(pid: int) -> list[int]:
             if int(stat.read_text().rpartition(") ")[2].split()[1]) == pid:
                 found.append(int(stat.parent.name))
     return found
-
-
-def _wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.01)
 
 
 def _ip(*words: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.launching import REPOSITORY, Launcher, heed_signals, launch_prefix, worker_environment
+from tests.waiting import wait_until
 from trainer.tracking import RunLog, TrackingError, journals_in, read_journal
 
 _MARK = "LIVE_RUN"
@@ -65,10 +66,7 @@ class LiveRun:
         return 0 if log is None else len(log.epochs)
 
     def wait_until(self, condition: Callable[[], object], timeout_s: float = 60) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {timeout_s:g} s; it said:\n{self.said()[-3000:]}"
-            time.sleep(0.02)
+        wait_until(condition, timeout_s, lambda: self.said()[-3000:], pause_s=0.02)
 
     def pids(self) -> list[int]:
         """All of its processes, the launcher's too."""

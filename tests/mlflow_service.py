@@ -14,20 +14,20 @@ import string
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-import yaml
 
 from tests.hosts import Host, Network
 from tests.launching import REPOSITORY
+from tests.waiting import wait_until
 from trainer.tracking import RunLog
+from trainer.yaml_text import parse_documents
 
 MANIFESTS = REPOSITORY / "k8s/base/mlflow"
 START_S = 120  # of the server: it makes the tables first, and loads MLflow once for each of its processes
@@ -82,7 +82,7 @@ class MlflowService:
             self._database = self.database_host.run(
                 [*_NOBODY_ELSE, _tool("postgres"), "-D", data, *options], stdout=log, stderr=log
             )
-        self._wait(self._database_answers, 60, "PostgreSQL answers")
+        wait_until(self._database_answers, 60, lambda: "PostgreSQL answers")
 
     def stop_database(self) -> None:
         """At once, with its connections: what a pod that is moved elsewhere looks like to the server."""
@@ -120,7 +120,7 @@ class MlflowService:
     def wait_for_server(self) -> None:
         probe = self._container["readinessProbe"]["httpGet"]
         url = f"http://{self.server_host.address}:{self.uri.rpartition(':')[2]}{probe['path']}"
-        self._wait(lambda: _answers(url), START_S, f"the server answers: {self.server_log.read_text()[-3000:]}")
+        wait_until(lambda: _answers(url), START_S, lambda: self.server_log.read_text()[-3000:])
 
     def kill_server(self) -> None:
         """With all its processes."""
@@ -183,12 +183,6 @@ class MlflowService:
             return False
         return True
 
-    def _wait(self, condition: Callable[[], bool], limit_s: float, what: str) -> None:
-        deadline = time.monotonic() + limit_s
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {limit_s:g} s: {what}"
-            time.sleep(0.2)
-
 
 @contextlib.contextmanager
 def mlflow_service(network: Network, server: Host, database: Host) -> Iterator[MlflowService]:
@@ -217,7 +211,7 @@ def journal_points(log: RunLog) -> list[Point]:
 
 
 def _manifest(kind: str, file: str) -> dict[str, Any]:
-    (found,) = [part for part in yaml.safe_load_all((MANIFESTS / file).read_text()) if part["kind"] == kind]
+    (found,) = [part for part in parse_documents((MANIFESTS / file).read_text()) if part["kind"] == kind]
     return dict(found)
 
 

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.launching import REPOSITORY
+from tests.waiting import wait_until
 
 SCRIPT = REPOSITORY / "docker" / "ssh_worker.py"
 _SSHD = Path("/usr/sbin/sshd")
@@ -58,7 +58,7 @@ class SshWorker:
         (self.folder / "trainer.py").write_text(TRAINER)
         command = f"cd {self.folder} > /dev/null 2>&1 ; env A=1 {sys.executable} trainer.py count {seconds} {then}"
         client = self.start(command)
-        wait_until(lambda: self.signals_heard() == "0")
+        wait_until(lambda: self.signals_heard() == "0", 20, lambda: "the trainer has begun")
         return client
 
     def signals_heard(self) -> str:
@@ -87,7 +87,7 @@ def ssh_worker(folder: Path, environment: Mapping[str, str]) -> Iterator[SshWork
     with errors.open("w") as log:
         process = subprocess.Popen(command, stderr=log, text=True, env={**os.environ, **environment})
     try:
-        wait_until(lambda: is_listening(port))
+        wait_until(lambda: is_listening(port), 20, lambda: f"sshd listens at {port}")
         yield SshWorker(process, ("ssh", "-F", str(client), "-i", str(key), "127.0.0.1"), port, folder)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -126,12 +126,3 @@ def free_port() -> int:
 def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_until(is_so, timeout_s: float = 20) -> None:
-    """Raises TimeoutError if it does not come about."""
-    end = time.monotonic() + timeout_s
-    while not is_so():
-        if time.monotonic() > end:
-            raise TimeoutError("it did not come about")
-        time.sleep(0.02)

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests import containers
-from tests.containers import MLFLOW, TRAINER, make_keys, wait_until
+from tests.containers import MLFLOW, TRAINER, make_keys
+from tests.waiting import wait_until
 from trainer.tracking import RunLog, TrackingError, journals_in, read_journal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
@@ -84,7 +85,11 @@ class Hosts:
         return None
 
     def wait_for_epoch(self, epoch: int, timeout_s: float = 120) -> None:
-        wait_until(lambda: (log := self.log()) is not None and len(log.epochs) >= epoch, self.launcher, timeout_s)
+        wait_until(
+            lambda: (log := self.log()) is not None and len(log.epochs) >= epoch,
+            timeout_s,
+            lambda: containers.said(self.launcher),
+        )
 
     def _options(self) -> list[str]:
         mounts = {self.folder / "ssh": "/home/trainer/.ssh:ro", self.folder / "mpi": "/etc/mpi:ro", self.runs: "/runs"}
@@ -194,7 +199,7 @@ def test_a_launcher_that_is_stopped_lets_the_run_be_saved(hosts, request):
     hosts.launch(*train(*_HOROVODRUN))
     hosts.wait_for_epoch(3)
     seconds, _ = containers.stop(hosts.launcher)
-    wait_until(lambda: hosts.log().status != "RUNNING", hosts.workers[0], 60)
+    wait_until(lambda: hosts.log().status != "RUNNING", 60, lambda: containers.said(hosts.workers[0]))
     stopped = hosts.log()
     assert stopped.status == "PAUSED", containers.said(hosts.workers[0])
     report(request, f"podman stop of the launcher: ended in {seconds:.1f} s, saved after {len(stopped.epochs)} epochs")
@@ -213,7 +218,7 @@ def test_mpirun_reaches_the_hosts_too(hosts):
 
 def test_a_worker_is_healthy_while_its_sshd_answers(hosts):
     worker = hosts.workers[0]
-    wait_until(lambda: is_healthy(worker), worker, 20)
+    wait_until(lambda: is_healthy(worker), 20, lambda: containers.said(worker))
     stop = "kill -STOP $(grep -l '^sshd' /proc/[0-9]*/comm | cut -d/ -f3)"
     containers.podman("exec", worker, "sh", "-c", stop)
     assert not is_healthy(worker)
@@ -229,7 +234,7 @@ def test_the_server_answers_and_stops_when_told(images, request):
     try:
         started = time.monotonic()
         containers.start(name, MLFLOW, options=["--network", "none"])
-        wait_until(lambda: is_healthy(name), name, 120)
+        wait_until(lambda: is_healthy(name), 120, lambda: containers.said(name))
         seconds = time.monotonic() - started
         ended_s, _ = containers.stop(name)
         report(request, f"MLflow: answers /health after {seconds:.1f} s, stops in {ended_s:.1f} s")

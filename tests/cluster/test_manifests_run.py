@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests import containers
-from tests.containers import TRAINER, make_keys, wait_until
+from tests.containers import TRAINER, make_keys
 from tests.pods import Cluster, render
+from tests.waiting import wait_until
 from trainer.tracking import TrackingError, journals_in, read_journal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -131,7 +132,7 @@ def test_a_pod_that_is_deleted_lets_the_run_be_saved_and_its_next_one_goes_on(ov
     pods = ["digits-0", "digits-1"]
     for pod in pods:
         cluster.start(template, pod, f"{pod}.digits")
-    wait_until(lambda: has_trained(cluster, 3), cluster.container("digits-0"), 300)
+    wait_until(lambda: has_trained(cluster, 3), 300, lambda: containers.said(cluster.container("digits-0")))
     containers.stop(cluster.container("digits-1"), template["spec"]["terminationGracePeriodSeconds"])
     for pod in pods:
         containers.stop(cluster.container(pod), template["spec"]["terminationGracePeriodSeconds"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 
 import pytest
 
@@ -11,6 +10,7 @@ from tests.fleet_runs import THREE_EPOCHS, assert_ends_like, log_of, train_unint
 from tests.hosts import joined_hosts
 from tests.launching import needs_horovod
 from tests.slurm_cluster import needs_slurm, slurm_on
+from tests.waiting import wait_until
 from trainer.environment import first_slurm_host
 from trainer.tracking import FINISHED, PAUSED, TrackingError
 
@@ -66,12 +66,9 @@ def submit(slurm, folder, script, words, *options):
     return slurm.output_of("sbatch", "--parsable", *shape, *options, str(job)).strip()
 
 
-def wait_until(condition, folder, timeout_s=120):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        log = folder / "job.log"
-        assert time.monotonic() < deadline, log.read_text()[-3000:] if log.exists() else "the job has not begun"
-        time.sleep(0.2)
+def wait_for(condition, folder):
+    log = folder / "job.log"
+    wait_until(condition, 120, lambda: log.read_text()[-3000:] if log.exists() else "the job has not begun", 0.2)
 
 
 def log_so_far(folder):
@@ -130,7 +127,7 @@ def test_two_steps_on_the_same_hosts_at_once_do_not_meet(tmp_path, slurm):
 )
 def test_a_launcher_within_a_job_trains_what_one_process_does(tmp_path, slurm, alone, script, launcher):
     job = submit(slurm, tmp_path, script, TRAIN)
-    wait_until(lambda: has_ended(slurm, job), tmp_path)
+    wait_for(lambda: has_ended(slurm, job), tmp_path)
     assert slurm.job(job)["JobState"] == "COMPLETED", (tmp_path / "job.log").read_text()[-3000:]
     assert_ends_like(tmp_path / "runs", alone)
     tags = log_of(tmp_path / "runs").run.tags
@@ -141,9 +138,9 @@ def test_a_launcher_within_a_job_trains_what_one_process_does(tmp_path, slurm, a
 def test_a_cancelled_job_has_saved(tmp_path, slurm, one_ends_all):
     """Whether or not Slurm ends a step at the first worker that leaves it."""
     job = submit(slurm, tmp_path, f"srun --kill-on-bad-exit={one_ends_all} trainer train {{words}}", LONG)
-    wait_until(lambda: trains(tmp_path), tmp_path)
+    wait_for(lambda: trains(tmp_path), tmp_path)
     slurm.output_of("scancel", job)
-    wait_until(lambda: has_ended(slurm, job) and is_paused(tmp_path), tmp_path)
+    wait_for(lambda: has_ended(slurm, job) and is_paused(tmp_path), tmp_path)
     (stop,) = [event for event in log_of(tmp_path / "runs").events if event.kind == "stop"]
     assert stop.fields["reason"] == "ended by SIGTERM"
     assert "stopped and saved; go on with srun -n 4 trainer train --resume" in (tmp_path / "job.log").read_text()
@@ -152,22 +149,22 @@ def test_a_cancelled_job_has_saved(tmp_path, slurm, one_ends_all):
 @needs_horovod
 def test_a_job_whose_shell_is_horovodrun_saves_when_it_is_told_to(tmp_path, slurm):
     job = submit(slurm, tmp_path, HOROVODRUN, LONG)
-    wait_until(lambda: trains(tmp_path), tmp_path)
+    wait_for(lambda: trains(tmp_path), tmp_path)
     slurm.output_of("scancel", "--batch", "--signal=TERM", job)  # as --signal=B:TERM@60 does
-    wait_until(lambda: has_ended(slurm, job) and is_paused(tmp_path), tmp_path)
+    wait_for(lambda: has_ended(slurm, job) and is_paused(tmp_path), tmp_path)
 
 
 def test_a_job_that_is_requeued_goes_on_where_it_stopped(tmp_path, slurm):
     """Told to stop before its time is up, by its own script; then by an operator."""
     job = submit(slurm, tmp_path, REQUEUED, LONG, "--signal=TERM@60")
-    wait_until(lambda: trains(tmp_path), tmp_path)
+    wait_for(lambda: trains(tmp_path), tmp_path)
     slurm.output_of("scancel", "--signal=TERM", job)  # as at the time that --signal names
-    wait_until(lambda: slurm.job(job)["JobState"] == "PENDING", tmp_path)
-    wait_until(lambda: runs_now(slurm, job), tmp_path)
+    wait_for(lambda: slurm.job(job)["JobState"] == "PENDING", tmp_path)
+    wait_for(lambda: runs_now(slurm, job), tmp_path)
     epochs = len(log_of(tmp_path / "runs").epochs)
-    wait_until(lambda: len(log_of(tmp_path / "runs").epochs) > epochs, tmp_path)
+    wait_for(lambda: len(log_of(tmp_path / "runs").epochs) > epochs, tmp_path)
     slurm.output_of("scontrol", "requeue", job)
-    wait_until(lambda: is_paused(tmp_path), tmp_path)
+    wait_for(lambda: is_paused(tmp_path), tmp_path)
     slurm.output_of("scancel", job)
     log = log_of(tmp_path / "runs")
     assert [event.kind for event in log.events if event.kind in ("stop", "resume")] == ["stop", "resume", "stop"]
@@ -177,7 +174,7 @@ def test_a_job_that_is_requeued_goes_on_where_it_stopped(tmp_path, slurm):
 
 def test_a_jobs_own_shell_is_no_worker(tmp_path, slurm):
     job = submit(slurm, tmp_path, "trainer train {words}", [*TRAIN, "schedule.epochs=1"])
-    wait_until(lambda: has_ended(slurm, job), tmp_path)
+    wait_for(lambda: has_ended(slurm, job), tmp_path)
     log = log_of(tmp_path / "runs")
     assert (log.status, log.run.tags["launcher"], log.run.tags["world_size"]) == (FINISHED, "alone", "1")
 

@@ -11,11 +11,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
 from trainer.tracking import FINISHED, KILLED, Journal, MlflowTracker, RunStart, Trackers, TrackingError, read_journal
 from trainer.tracking.mlflow_reader import load_run_logs
 from trainer.tracking.mlflow_sender import send_journal
@@ -45,7 +46,7 @@ class Server:
             self._process = subprocess.Popen(
                 command, env=os.environ | quiet, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
             )
-        wait_until(self._answers, SERVER_START_S, "the server answers")
+        wait_until(self._answers, SERVER_START_S, lambda: "the server answers")
 
     def kill(self) -> None:
         if self._process is not None:
@@ -77,13 +78,6 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float, what: str) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {limit_s} s until {what}"
-        time.sleep(0.2)
-
-
 def start_of(uid: str) -> RunStart:
     return RunStart(uid, "digits", "served", {"seed": "0"}, {"world_size": "2"}, {"plan.json": '{"phases": []}'})
 
@@ -110,10 +104,12 @@ def test_a_server_that_is_dead_at_the_start_and_comes_back_gets_everything_while
     trackers.start(start_of("late"))
     for epoch in (1, 2):
         trackers.log(epoch, {"val/top1": 0.1 * epoch, "updates": 10.0 * epoch})
-    wait_until(lambda: len(warnings) == 1, CATCH_UP_S, "the missing server is spoken of")
+    wait_until(lambda: len(warnings) == 1, CATCH_UP_S, lambda: "the missing server is spoken of")
     assert warnings[0].startswith(f"MLflow at {server.uri} cannot be used (Connection refused): training goes on")
     server.start()
-    wait_until(lambda: steps(server.uri, "late").get("updates") == [1, 2], CATCH_UP_S, "the epochs have arrived")
+    wait_until(
+        lambda: steps(server.uri, "late").get("updates") == [1, 2], CATCH_UP_S, lambda: "the epochs have arrived"
+    )
     trackers.log(3, {"val/top1": 0.3, "updates": 30.0})
     trackers.close(FINISHED, {"best_top1": 0.3})
     assert len(warnings) == 1
@@ -129,7 +125,7 @@ def test_what_a_server_missed_after_it_died_is_sent_by_sync_and_nothing_twice(se
     trackers = Trackers([journal, MlflowTracker(journal.path, server.uri, warnings.append)])
     trackers.start(start_of("cut"))
     trackers.log(1, {"val/top1": 0.1})
-    wait_until(lambda: steps(server.uri, "cut") == {"val/top1": [1]}, CATCH_UP_S, "the first epoch has arrived")
+    wait_until(lambda: steps(server.uri, "cut") == {"val/top1": [1]}, CATCH_UP_S, lambda: "the first epoch has arrived")
     server.kill()
     for epoch in (2, 3):
         before = time.monotonic()

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from tests.launching import REPOSITORY
-from tests.ssh_workers import SCRIPT, is_listening, ssh_worker, wait_until
+from tests.ssh_workers import SCRIPT, is_listening, ssh_worker
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +32,7 @@ def test_a_connection_that_breaks_is_told_to_the_trainer(tmp_path):
         client = worker.start_trainer(seconds=0)
         client.kill()
         client.wait()
-        wait_until(worker.has_saved)
+        wait_until(worker.has_saved, 20, lambda: "the trainer has saved")
         assert worker.process.poll() is None
 
 
@@ -40,7 +41,7 @@ def test_a_trainer_that_is_saving_is_told_once_though_launcher_and_worker_end_on
         client = worker.start_trainer(seconds=2)
         client.terminate()
         client.wait()
-        wait_until(lambda: worker.signals_heard() == "1")
+        wait_until(lambda: worker.signals_heard() == "1", 20, lambda: "it is told")
         time.sleep(0.5)
         worker.process.send_signal(signal.SIGTERM)
         assert worker.process.wait(20) == 0

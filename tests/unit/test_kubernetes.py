@@ -10,7 +10,6 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from tests.kubernetes_schemas import K8S, VERSIONS, has_schema, kubectl, rendered, schema_problems
 from tests.manifests import manifest
@@ -18,6 +17,7 @@ from trainer import __version__
 from trainer.cli.main import main
 from trainer.manifest.rules import SHARED_PARTS, problems
 from trainer.manifest.rules_view import read_manifest
+from trainer.yaml_text import parse
 
 pytestmark = pytest.mark.unit
 
@@ -89,7 +89,7 @@ def test_runs_are_there_to_be_looked_at():
 def test_every_file_belongs_to_a_kustomization():
     listed = set()
     for folder in ALL:
-        kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+        kustomization = parse((folder / "kustomization.yaml").read_text())
         patches = [patch["path"] for patch in kustomization.get("patches", []) if "path" in patch]
         made_of = [file for made in kustomization.get("configMapGenerator", []) for file in made["files"]]
         listed |= {
