@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,11 @@ from dali_pipelines.graphs import Graph, Placement
 @dataclass(frozen=True, slots=True)
 class Request:
     """One micro-batch to decode: what it was asked for by, (n,) int64 with n >= 1, the samples whose files are decoded,
-    (n,) int64, and what the graph is fed for them."""
+    (n,) int64, and what is known of them: columns of n entries, some of which the graph is fed."""
 
     keys: NDArray[np.int64]
     ids: NDArray[np.int64]
-    inputs: tuple[object, ...]
+    columns: Mapping[str, Any]
 
 
 class DecodingFailed(RuntimeError):
@@ -47,13 +47,12 @@ class DecodingQueue:
         self._stream = 0
         self._pipeline: Any = None
 
-    def start(self, requests: Iterator[Request]) -> Iterator[tuple[Request, torch.Tensor]]:
-        """Begin to decode now; the iterator yields (request, images) in the order of the requests.
+    def start(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Any]]:
+        """Begin to decode now; the iterator yields (request, what the graph delivers) in the order of the requests.
 
-        Ends the stream that was started before, whether or not it was read to its end. The images of one request have
-        to leave the graph in one shape; they belong to the reader: DALI does not write to their memory again. Reading
-        raises DecodingFailed, after which the rest of the requests may be started as a new stream. A DataError that the
-        requests raise ends the stream.
+        Ends the stream that was started before, whether or not it was read to its end. What is delivered belongs to the
+        reader: DALI does not write to its memory again. Reading raises DecodingFailed, after which the rest of the
+        requests may be started as a new stream. A DataError that the requests raise ends the stream.
         """
         self._requests = iter(())
         while self._in_flight:
@@ -77,14 +76,14 @@ class DecodingQueue:
         self._pipeline = None
         self._in_flight.clear()
 
-    def _read(self, stream: int) -> Iterator[tuple[Request, torch.Tensor]]:
+    def _read(self, stream: int) -> Iterator[tuple[Request, Any]]:
         while True:
             assert stream == self._stream, "this stream is over: a newer one was started, or the queue closed"
             if not self._in_flight:
                 return
             yield self._take()
 
-    def _take(self) -> tuple[Request, torch.Tensor]:
+    def _take(self) -> tuple[Request, Any]:
         assert self._pipeline is not None, "the queue is closed"
         device = self._placement.device
         # On a GPU the outputs are bound to the stream that reads them, so that DALI reuses the memory of a dropped
@@ -92,7 +91,7 @@ class DecodingQueue:
         reader = torch.cuda.current_stream(device) if device.type == "cuda" else None
         try:
             (output,) = self._pipeline.share_outputs(reader)
-            images = torch.from_dlpack(output.as_tensor())
+            delivered = self._graph.receive(output)
             self._pipeline.release_outputs()
             self._schedule()
         except RuntimeError as error:
@@ -101,7 +100,7 @@ class DecodingQueue:
             self.close()
             # Without the traceback, which would keep the dead pipeline and its memory until the error is forgotten.
             raise DecodingFailed(in_flight, _reason(error)) from error.with_traceback(None)
-        return self._in_flight.popleft(), images
+        return self._in_flight.popleft(), delivered
 
     def _schedule(self) -> None:
         try:
@@ -114,7 +113,7 @@ class DecodingQueue:
         request = next(self._requests)  # its StopIteration is how DALI learns that a stream ends
         assert 0 < len(request.ids) <= self._max_batch, f"a batch has 1 to {self._max_batch} samples"
         self._in_flight.append(request)
-        return request.inputs
+        return tuple(request.columns[name] for name in self._graph.inputs)
 
     def _build(self) -> Any:
         from nvidia.dali import fn
@@ -127,8 +126,8 @@ class DecodingQueue:
             prefetch_queue_depth=self._prefetch,
         )
         with pipeline:
-            fed = fn.external_source(source=self._next_inputs, num_outputs=self._graph.inputs, batch=True)
-            pipeline.set_outputs(self._graph.build(self._placement, fed))
+            fed = fn.external_source(source=self._next_inputs, num_outputs=len(self._graph.inputs), batch=True)
+            pipeline.set_outputs(self._graph.build(fed))
         pipeline.build()
         return pipeline
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from dali_pipelines.augmentation import Augmentation, draws_at, flips, pad_offsets
 from dali_pipelines.errors import DataError
+from dali_pipelines.normalisation import Normalisation
 from dali_pipelines.sample_order import Shard, evaluation_batches, micro_batch_starts
+from dali_pipelines.transfer import on_device
 from dali_pipelines.unreadable import UnreadableFiles
 
 
@@ -53,8 +55,7 @@ class ImageArrayPipeline:
         seed: int,
         image_size: int,
         augmentation: Augmentation,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        normalise: Normalisation,
         device: torch.device,
         unreadable: UnreadableFiles,
     ) -> None:
@@ -80,14 +81,12 @@ class ImageArrayPipeline:
         self._augmentation = augmentation
         self._padding = augmentation.padding if augmentation.crop == "pad" else 0
         self._device = device
-        self._train_pixels = _padded_pixels(train.images, self._padding).to(device)
+        self._train_rows = _rows_anywhere(_padded(train.images, self._padding).to(device), image_size)
         self._train_labels = torch.from_numpy(train.labels).to(device)
         self._validation_images = torch.from_numpy(validation.images).to(device)
         self._validation_labels = torch.from_numpy(validation.labels).to(device)
         self.image_size = image_size
-        self._window = torch.arange(image_size, device=device)
-        self._mean = 255 * torch.tensor(mean, device=device).view(3, 1, 1)
-        self._scale = 1 / (255 * torch.tensor(std, device=device).view(3, 1, 1))
+        self._normalise = normalise
 
     def batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """See pipeline.InputPipeline."""
@@ -99,33 +98,38 @@ class ImageArrayPipeline:
         """See pipeline.InputPipeline."""
         for ids in evaluation_batches(rank, world_size, micro_batch, self.validation_size):
             chosen = slice(ids[0], ids[-1] + 1)
-            yield self._normalised(self._validation_images[chosen]), self._validation_labels[chosen].clone()
+            yield self._normalise(self._validation_images[chosen]), self._validation_labels[chosen].clone()
 
     def close(self) -> None:
         """Nothing to stop: the memory goes with the object."""
 
     def _training_batch(self, start: int, micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         draws = draws_at(self._seed, self.train_size, np.arange(start, start + micro_batch, dtype=np.int64))
-        corners = torch.from_numpy(pad_offsets(draws, self._padding)).to(self._device)
-        rows = corners[:, 0:1] + self._window
-        columns = corners[:, 1:2] + self._window
-        if self._augmentation.flip:
-            mirrored = torch.from_numpy(flips(draws)).to(self._device)
-            columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-        chosen = torch.from_numpy(draws.ids).to(self._device)
-        _, height, width = self._train_pixels.shape
-        places = (chosen[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
-        windows = torch.take(self._train_pixels, places).view(torch.uint8).unflatten(2, (-1, 4))
-        return self._normalised(windows[..., :3]), self._train_labels[chosen]
-
-    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        """(n, H, W, 3) uint8 -> (n, 3, H, W) float32."""
-        planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return planes.sub_(self._mean).mul_(self._scale)
+        top, left = pad_offsets(draws, self._padding).T
+        side, padded_side = self.image_size, self.image_size + 2 * self._padding
+        rows = (draws.ids * padded_side + top)[:, None] + np.arange(side)
+        starts = rows * padded_side + left[:, None]
+        mirrored = flips(draws) & self._augmentation.flip
+        order = np.argsort(mirrored, kind="stable")  # the mirrored ones last, so that one slice is flipped
+        # One transfer for all three.
+        indices = on_device(np.concatenate([starts[order].ravel(), np.argsort(order), draws.ids]), self._device)
+        of_rows, of_places, of_images = indices.split([micro_batch * side, micro_batch, micro_batch])
+        images = self._train_rows.index_select(0, of_rows).view(micro_batch, side, side, 3)
+        to_mirror = images[micro_batch - int(mirrored.sum()) :]
+        to_mirror.copy_(to_mirror.flip(2))
+        return self._normalise(images.index_select(0, of_places)), self._train_labels.index_select(0, of_images)
 
 
-def _padded_pixels(images: NDArray[np.uint8], padding: int) -> torch.Tensor:
-    """(n, H + 2p, W + 2p) int32 with black margins: red, green, blue and an idle byte in each, since a gather of whole
-    words is four times as fast as one of three bytes."""
+def _padded(images: NDArray[np.uint8], padding: int) -> torch.Tensor:
+    """(n, H + 2p, W + 2p, 3) uint8 with black margins."""
     margin = (padding, padding)
-    return torch.from_numpy(np.pad(images, ((0, 0), margin, margin, (0, 1)))).view(torch.int32).squeeze(3)
+    return torch.from_numpy(np.pad(images, ((0, 0), margin, margin, (0, 0))))
+
+
+def _rows_anywhere(images: torch.Tensor, width: int) -> torch.Tensor:
+    """(pixels - width + 1, 3 * width): the bytes of `width` pixels from each pixel on, which overlap in memory.
+
+    A window is a gather of its rows: copies of whole rows are much faster than a gather of pixels.
+    """
+    pixels = images.numel() // 3
+    return images.as_strided((pixels - width + 1, 3 * width), (3, 1))

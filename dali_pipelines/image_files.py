@@ -1,8 +1,9 @@
-"""Photos in files: read, cut, decoded, resized and normalised by DALI, micro-batch by micro-batch."""
+"""Photos in files: read, cut and decoded by DALI, resized and normalised, micro-batch by micro-batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,13 @@ from dali_pipelines.augmentation import Augmentation, centre_crops, crop_windows
 from dali_pipelines.dataset_index import DatasetIndex
 from dali_pipelines.decoding_queue import Request
 from dali_pipelines.errors import DataError
-from dali_pipelines.graphs import Placement, centre_graph, training_graph, whole_graph
+from dali_pipelines.graphs import Placement, centre_graph, same_size_graph, size_for_engines, training_graph
 from dali_pipelines.image_arrays import LabelledImages
 from dali_pipelines.mending_queue import LabelRule, MendingQueue, labels_as_asked, labels_as_shown, with_stand_ins
+from dali_pipelines.normalisation import Normalisation
+from dali_pipelines.resizing import Resizer
 from dali_pipelines.sample_order import Shard, evaluation_batches, micro_batch_starts
+from dali_pipelines.transfer import on_device
 from dali_pipelines.unreadable import UnreadableFiles
 
 _LOADED_AT_ONCE = 512  # images; those that are held in memory are small
@@ -32,8 +36,7 @@ class ImageFilePipeline:
         seed: int,
         image_size: int,
         augmentation: Augmentation,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        normalise: Normalisation,
         max_micro_batch: int,
         placement: Placement,
         threads: int,
@@ -55,10 +58,14 @@ class ImageFilePipeline:
         self._augmentation = augmentation
         self._max_micro_batch = max_micro_batch
         self._device = placement.device
-        options = {"max_batch": max_micro_batch, "threads": threads, "prefetch": prefetch}
-        centre = centre_graph(image_size, mean, std)
-        training = centre if augmentation.crop == "none" else training_graph(image_size, mean, std)
+        self._normalise = normalise
+        # On a GPU DALI resizes, and the images come as they are shown.
+        self._resizer = None if placement.device.type == "cuda" else Resizer(image_size, threads)
         self.unreadable = files
+        options = {"max_batch": max_micro_batch, "threads": threads, "prefetch": prefetch}
+        shown = training_graph if augmentation.crop != "none" else centre_graph
+        training = shown(placement, image_size, size_for_engines(train.sizes, max_micro_batch))
+        centre = centre_graph(placement, image_size, size_for_engines(validation.sizes, max_micro_batch))
         self._train_queue = MendingQueue(train, training, placement, self._training_request, files, **options)
         self._validation_queue = MendingQueue(validation, centre, placement, self._validation_request, files, **options)
 
@@ -66,7 +73,7 @@ class ImageFilePipeline:
         """See pipeline.InputPipeline."""
         self._check_size(shard.micro_batch)
         positions = (np.arange(start, start + shard.micro_batch, dtype=np.int64) for start in micro_batch_starts(shard))
-        return self._labelled(self._train, self._train_queue.start(positions), labels_as_shown)
+        return self._finished(self._train, self._train_queue.start(positions), labels_as_shown)
 
     def evaluation_batches(
         self, rank: int, world_size: int, micro_batch: int
@@ -74,12 +81,14 @@ class ImageFilePipeline:
         """See pipeline.InputPipeline."""
         self._check_size(micro_batch)
         samples = evaluation_batches(rank, world_size, micro_batch, self.validation_size)
-        return self._labelled(self._validation, self._validation_queue.start(samples), labels_as_asked)
+        return self._finished(self._validation, self._validation_queue.start(samples), labels_as_asked)
 
     def close(self) -> None:
         """Stop decoding and give DALI's threads and memory back."""
         self._train_queue.close()
         self._validation_queue.close()
+        if self._resizer is not None:
+            self._resizer.close()
 
     def _check_size(self, micro_batch: int) -> None:
         assert 0 < micro_batch <= self._max_micro_batch, (
@@ -92,20 +101,24 @@ class ImageFilePipeline:
         sizes = self._train.sizes[ids]
         # A stand-in is cut and flipped as was drawn for the image that it stands in for: at its own place in the epoch
         # it is seen otherwise.
-        mirror = flips(draws) if self._augmentation.flip else np.zeros(len(positions), dtype=np.bool_)
+        mirrored = flips(draws) if self._augmentation.flip else np.zeros(len(positions), dtype=np.bool_)
         if self._augmentation.crop == "none":
-            return _request(self._train, positions, ids, centre_crops(sizes, self.image_size), mirror)
-        return _request(self._train, positions, ids, crop_windows(draws, sizes, self._augmentation), mirror)
+            return _request(self._train, positions, ids, centre_crops(sizes, self.image_size), mirrored)
+        corners, shapes = crop_windows(draws, sizes, self._augmentation)
+        whole = np.zeros_like(corners), np.full_like(shapes, self.image_size)
+        return _request(self._train, positions, ids, whole, mirrored, corners=corners, shapes=shapes)
 
     def _validation_request(self, samples: NDArray[np.int64], stand_ins: Mapping[int, int]) -> Request:
         ids = with_stand_ins(samples, samples, stand_ins)
-        windows = centre_crops(self._validation.sizes[ids], self.image_size)
-        return _request(self._validation, samples, ids, windows, np.zeros(len(ids), dtype=np.bool_))
+        centres = centre_crops(self._validation.sizes[ids], self.image_size)
+        return _request(self._validation, samples, ids, centres, np.zeros(len(ids), dtype=np.bool_))
 
-    def _labelled(
-        self, index: DatasetIndex, decoded: Iterator[tuple[Request, torch.Tensor]], labels: LabelRule
+    def _finished(
+        self, index: DatasetIndex, decoded: Iterator[tuple[Request, Any]], labels: LabelRule
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return ((images, torch.from_numpy(labels(index, request)).to(self._device)) for request, images in decoded)
+        for request, images in decoded:
+            shown = self._resizer(images, request.columns) if self._resizer is not None else images
+            yield self._normalise(shown), on_device(labels(index, request), self._device)
 
 
 def load_images(index: DatasetIndex, threads: int, files: UnreadableFiles, label_rule: LabelRule) -> LabelledImages:
@@ -131,11 +144,11 @@ def load_images(index: DatasetIndex, threads: int, files: UnreadableFiles, label
 
     def request(samples: NDArray[np.int64], stand_ins: Mapping[int, int]) -> Request:
         ids = with_stand_ins(samples, samples, stand_ins)
-        return Request(samples, ids, (_paths(index, ids), index.sizes[ids]))
+        return Request(samples, ids, {"paths": _paths(index, ids), "sizes": index.sizes[ids]})
 
     placement = Placement(torch.device("cpu"), decode_on_gpu=False)
     options = {"max_batch": _LOADED_AT_ONCE, "threads": threads, "prefetch": 2}
-    queue = MendingQueue(index, whole_graph(), placement, request, files, **options)
+    queue = MendingQueue(index, same_size_graph(), placement, request, files, **options)
     try:
         for chunk, decoded in queue.start(evaluation_batches(0, 1, _LOADED_AT_ONCE, len(index))):
             images[chunk.keys] = decoded.numpy()
@@ -149,12 +162,16 @@ def _request(
     index: DatasetIndex,
     keys: NDArray[np.int64],
     ids: NDArray[np.int64],
-    windows: tuple[NDArray[np.int32], NDArray[np.int32]],
-    mirror: NDArray[np.bool_],
+    centres: tuple[NDArray[np.int32], NDArray[np.int32]],
+    mirrored: NDArray[np.bool_],
+    **windows: NDArray[np.int32],
 ) -> Request:
-    corners, shapes = windows
-    return Request(keys, ids, (_paths(index, ids), index.sizes[ids], corners, shapes, mirror.astype(np.int32)))
+    """windows: the parts of the files that are decoded, corners and shapes; all of it without them. centres: corners of
+    what is shown, and the shapes that what was decoded is resized to before."""
+    corners, resized = centres
+    columns = {"centres": corners, "resized": resized, "mirrored": mirrored.astype(np.int32), **windows}
+    return Request(keys, ids, {"paths": _paths(index, ids), "sizes": index.sizes[ids], **columns})
 
 
 def _paths(index: DatasetIndex, ids: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-    return [np.frombuffer(index.path_bytes(sample), dtype=np.uint8) for sample in ids]
+    return [np.frombuffer(path, dtype=np.uint8) for path in index.paths_bytes(ids)]

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dali_pipelines.dataset_index import DatasetIndex
@@ -71,7 +71,7 @@ class MendingQueue:
         self._alone = DecodingQueue(graph, placement, max_batch=1, threads=1, prefetch=1)
         self._suspects: set[int] = set()  # samples that could not be read once
 
-    def start(self, keys: Iterator[NDArray[np.int64]]) -> Iterator[tuple[Request, torch.Tensor]]:
+    def start(self, keys: Iterator[NDArray[np.int64]]) -> Iterator[tuple[Request, Any]]:
         """As DecodingQueue.start, for the requests of these keys.
 
         Raises DataError when more files cannot be read than are allowed, or when images that can be decoded alone
@@ -86,8 +86,8 @@ class MendingQueue:
         self._alone.close()
 
     def _read(
-        self, decoded: Iterator[tuple[Request, torch.Tensor]], requests: Iterator[Request]
-    ) -> Iterator[tuple[Request, torch.Tensor]]:
+        self, decoded: Iterator[tuple[Request, Any]], requests: Iterator[Request]
+    ) -> Iterator[tuple[Request, Any]]:
         while True:
             try:
                 yield from decoded

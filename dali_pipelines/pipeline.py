@@ -31,6 +31,7 @@ from dali_pipelines.image_arrays import ImageArrayPipeline, LabelledImages
 from dali_pipelines.image_files import ImageFilePipeline, load_images
 from dali_pipelines.image_folder import open_folder
 from dali_pipelines.mending_queue import LabelRule, labels_as_asked, labels_as_shown
+from dali_pipelines.normalisation import Normalisation
 from dali_pipelines.sample_order import Shard
 from dali_pipelines.unreadable import UnreadableFiles
 
@@ -50,8 +51,8 @@ class InputPipeline(Protocol):
     unreadable: UnreadableFiles
 
     def batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The shard's micro-batches in order: images (micro_batch, 3, S, S) float32, normalised, and labels
-        (micro_batch,) int64, both on the device and the reader's to keep.
+        """The shard's micro-batches in order: images (micro_batch, 3, S, S) float32, normalised and in the pipeline's
+        memory format, and labels (micro_batch,) int64, both on the device and the reader's to keep.
 
         Decoding starts at this call and keeps ahead of the reader. The iterator may be dropped half-way; a new call
         ends it. micro_batch may differ at every call, up to max_micro_batch.
@@ -160,7 +161,9 @@ def open_pipeline(
     std: tuple[float, float, float],
     max_micro_batch: int,
     device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
     decoder: Decoder = "auto",
+    hw_decoder_load: float | None = None,
     threads: int = 2,
     prefetch: int = 2,
     max_unreadable: int = 0,
@@ -169,13 +172,16 @@ def open_pipeline(
 
     seed in [0, 2**64) fixes order and augmentation, and has to be the same on all ranks. image_size S in pixels. mean
     and std of the channels in units of 0 to 1. max_micro_batch in samples, for training and evaluation. device: where
-    the tensors are delivered; decoder says where files are decoded ("auto": there). threads decode on the CPU,
-    prefetch micro-batches ahead. max_unreadable: files that may turn out to be unreadable before the stream stops.
+    the tensors are delivered; memory_format: torch.contiguous_format or torch.channels_last, how images lie there.
+    decoder says where files are decoded ("auto": on the device), hw_decoder_load which share of a batch a GPU's JPEG
+    engines get (None: DALI's own). threads decode and resize on the CPU, prefetch micro-batches are decoded ahead.
+    max_unreadable: files that may turn out to be unreadable before the stream stops.
     Raises DataError for what does not fit together, and when more images that are to be held in memory cannot be
     decoded.
     """
     files = UnreadableFiles(max_unreadable)
-    placement = place(device, decoder)
+    placement = place(device, decoder, hw_decoder_load)
+    normalise = Normalisation(mean, std, image_size, device, memory_format)
     train, validation = dataset.train, dataset.validation
     if isinstance(train, DatasetIndex) and isinstance(validation, DatasetIndex) and not dataset.in_memory:
         return ImageFilePipeline(
@@ -184,8 +190,7 @@ def open_pipeline(
             seed=seed,
             image_size=image_size,
             augmentation=augmentation,
-            mean=mean,
-            std=std,
+            normalise=normalise,
             max_micro_batch=max_micro_batch,
             placement=placement,
             threads=threads,
@@ -198,8 +203,7 @@ def open_pipeline(
         seed=seed,
         image_size=image_size,
         augmentation=augmentation,
-        mean=mean,
-        std=std,
+        normalise=normalise,
         device=device,
         unreadable=files,
     )

@@ -98,6 +98,25 @@ def test_evaluation_sees_each_image_once_and_unchanged(dataset, world_size):
     assert labels.tolist() == dataset.validation.labels.tolist()
 
 
+def test_both_layouts_hold_the_same_values(dataset):
+    plain, other = (stream(dataset, memory_format=form) for form in (torch.contiguous_format, torch.channels_last))
+    pairs = [
+        *zip(plain.batches(Shard(0, 1, 10, 1, 0, 60)), other.batches(Shard(0, 1, 10, 1, 0, 60)), strict=True),
+        *zip(plain.evaluation_batches(0, 1, 8), other.evaluation_batches(0, 1, 8), strict=True),
+    ]
+    for (images, labels), (others, same_labels) in pairs:
+        assert torch.equal(images, others)
+        assert torch.equal(labels, same_labels)
+        assert images.is_contiguous()
+        assert others.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_batches_stay_as_they_are_while_later_ones_are_made(dataset):
+    pipeline = stream(dataset)
+    kept = [(images[2:], images[2:].clone()) for images, _ in pipeline.batches(Shard(0, 1, 8, 1, 0, 160))]
+    assert all(torch.equal(images, copy) for images, copy in kept)
+
+
 def test_a_batch_belongs_to_its_reader(dataset):
     pipeline = stream(dataset)
     before = [images.clone() for images, _ in pipeline.evaluation_batches(0, 1, 8)]
