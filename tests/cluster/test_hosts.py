@@ -18,6 +18,7 @@ from tests.fleet_runs import THREE_EPOCHS, assert_ends_like, log_of, train_unint
 from tests.host_fleets import elastic_horovod_job, horovod_job, launcher_of, mpi_job, torchrun_job, torchrun_node
 from tests.hosts import joined_hosts, needs_hosts
 from tests.launching import needs_horovod
+from tests.waiting import told_time
 from trainer.tracking import FAILED, PAUSED
 
 pytestmark = [pytest.mark.cluster, needs_hosts]
@@ -120,7 +121,10 @@ def test_a_link_that_is_down_for_seconds_changes_nothing_and_one_that_stays_down
         first.wait_until(lambda: first.epochs() > epochs + 1)
         assert "nothing moved" not in first.said()
         far.set_link(up=False)
-        assert 0 not in codes_of(runs)
+        with told_time(f"{launcher}, a link is lost, no process is left after"):
+            with told_time(f"{launcher}, a link is lost, said after"):
+                first.wait_until(lambda: "nothing moved" in first.said())
+            assert 0 not in codes_of(runs)
         log, said = first.log(), first.said()
     assert log.status == FAILED or log.run.tags["host"] == "host2"
     gone = 1 if log.run.tags["host"] == "host1" else 0
@@ -136,9 +140,11 @@ def test_an_elastic_horovodrun_goes_on_without_a_host_that_loses_its_power_and_t
         with elastic_horovod_job(tmp_path / "runs", network, [*LONG, *AUTO], hosts, cooldown_s=3) as run:
             run.wait_until(lambda: has_saved(run), 120)
             network.hosts[2].cut_power()
-            run.wait_until(lambda: fleets(run) == [3, 2], 120)
+            with told_time("horovodrun, a host loses its power, goes on after"):
+                run.wait_until(lambda: fleets(run) == [3, 2], 120)
             network.hosts[2].start()
-            run.wait_until(lambda: fleets(run) == [3, 2, 3], 120)
+            with told_time("horovodrun, the host is there again, has it back after"):
+                run.wait_until(lambda: fleets(run) == [3, 2, 3], 120)
             os.kill(launcher_of(run), signal.SIGTERM)
             codes_of([run])
             log = run.log()
@@ -156,10 +162,12 @@ def test_torchrun_goes_on_without_a_node_that_loses_its_power_and_takes_it_back(
         first, _ = start(network.hosts[0]), start(network.hosts[1])
         first.wait_until(lambda: has_saved(first), 120)
         network.hosts[1].cut_power()
-        first.wait_until(lambda: fleets(first) == [2, 1], 120)
+        with told_time("torchrun, a host loses its power, goes on after"):
+            first.wait_until(lambda: fleets(first) == [2, 1], 120)
         network.hosts[1].start()
         again = start(network.hosts[1])
-        first.wait_until(lambda: fleets(first) == [2, 1, 2], 120)
+        with told_time("torchrun, the host is there again, has it back after"):
+            first.wait_until(lambda: fleets(first) == [2, 1, 2], 120)
         for run in (first, again):
             os.kill(launcher_of(run), signal.SIGTERM)
         codes_of([first, again])

@@ -10,7 +10,7 @@ from tests.fleet_runs import THREE_EPOCHS, assert_ends_like, log_of, train_unint
 from tests.hosts import joined_hosts
 from tests.launching import needs_horovod
 from tests.slurm_cluster import needs_slurm, slurm_on
-from tests.waiting import wait_until
+from tests.waiting import told_time, wait_until
 from trainer.environment import first_slurm_host
 from trainer.tracking import FINISHED, PAUSED, TrackingError
 
@@ -158,11 +158,12 @@ def test_a_job_that_is_requeued_goes_on_where_it_stopped(tmp_path, slurm):
     """Told to stop before its time is up, by its own script; then by an operator."""
     job = submit(slurm, tmp_path, REQUEUED, LONG, "--signal=TERM@60")
     wait_for(lambda: trains(tmp_path), tmp_path)
-    slurm.output_of("scancel", "--signal=TERM", job)  # as at the time that --signal names
-    wait_for(lambda: slurm.job(job)["JobState"] == "PENDING", tmp_path)
-    wait_for(lambda: runs_now(slurm, job), tmp_path)
-    epochs = len(log_of(tmp_path / "runs").epochs)
-    wait_for(lambda: len(log_of(tmp_path / "runs").epochs) > epochs, tmp_path)
+    with told_time("stops, is requeued (Slurm does not wait its two minutes) and has trained an epoch after"):
+        slurm.output_of("scancel", "--signal=TERM", job)  # as at the time that --signal names
+        wait_for(lambda: slurm.job(job)["JobState"] == "PENDING", tmp_path)
+        wait_for(lambda: runs_now(slurm, job), tmp_path)
+        epochs = len(log_of(tmp_path / "runs").epochs)
+        wait_for(lambda: len(log_of(tmp_path / "runs").epochs) > epochs, tmp_path)
     slurm.output_of("scontrol", "requeue", job)
     wait_for(lambda: is_paused(tmp_path), tmp_path)
     slurm.output_of("scancel", job)

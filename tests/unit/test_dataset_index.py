@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -78,6 +79,12 @@ def test_file_names_may_be_any_bytes(tmp_path):
     os.rename(tmp_path / "cat" / "2.jpg", odd)
     index = build_index(tmp_path)
     assert odd in {index.path_bytes(sample) for sample in range(3)}
+
+
+def test_many_files_are_named_as_each_one_is(tmp_path):
+    index = build_index(two_classes(tmp_path))
+    assert index.paths_bytes(np.array([2, 0, 2])) == [index.path_bytes(sample) for sample in (2, 0, 2)]
+    assert index.path_bytes(2) == os.fsencode(tmp_path / "cat" / "2.jpg")
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable
 
 import numpy as np
@@ -97,6 +98,23 @@ def test_the_order_survives_an_upgrade_of_numpy():
     # Recorded with numpy 2.4 on the day the stream was defined: a run that is resumed after an upgrade has to find the
     # same order. If this fails, numpy has changed Generator.permutation, and the stream needs a permutation of its own.
     assert ids_at(range(8), seed=42, dataset_size=8) == [7, 0, 4, 2, 1, 3, 5, 6]
+
+
+@pytest.mark.parametrize("dataset_size", [1, 2, 255, 256, 257, 65_535, 65_536, 100_000])
+def test_the_order_is_that_of_numpys_permutation_whatever_the_width_of_its_numbers(dataset_size):
+    generator = np.random.Generator(np.random.Philox(key=np.array([9, 3], dtype=np.uint64)))
+    third = range(3 * dataset_size, 4 * dataset_size)
+    assert ids_at(third, seed=9, dataset_size=dataset_size) == generator.permutation(dataset_size).tolist()
+
+
+def test_an_order_takes_four_bytes_a_sample():
+    size = 100_000
+    tracemalloc.start()
+    sample_ids(11, size, np.array([0, 2 * size - 1]))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 4 * size < peak < 2 * 4 * size + 20_000  # the orders of two epochs
+    assert 4 * size < held
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7, 64])
