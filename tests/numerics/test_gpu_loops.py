@@ -1,0 +1,32 @@
+"""The two loops that are compared on a GPU make the same updates, so their times can be compared."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.gpu_loops import Setting, Synthetic, Window, bare, prepare, service
+
+pytestmark = pytest.mark.numerics
+
+CPU = torch.device("cpu")
+
+
+def weights_after(loop, updates, ghost_batch):
+    setting = Setting(CPU, "small-convnet", 10, 16, 8, ghost_batch, torch.contiguous_format, autocast_to=None)
+    torch.manual_seed(1)
+    trained = prepare(setting, Synthetic(setting))
+    window = Window(CPU, 1, updates - 1)
+    loop(trained, window)
+    assert window.is_over()
+    assert window.seconds > 0
+    return torch.cat([parameter.detach().flatten() for parameter in trained.model.parameters()])
+
+
+@pytest.mark.parametrize("ghost_batch", [None, 4])
+def test_the_service_and_the_bare_loop_leave_the_same_weights(ghost_batch):
+    # The service is told to stop when the window is over, and does so with the next update.
+    after, before = (weights_after(bare, updates, ghost_batch) for updates in (5, 4))
+    ours = weights_after(service, 4, ghost_batch)
+    assert torch.allclose(ours, after, rtol=0, atol=1e-6)  # float32: a sum over the batch against a mean
+    assert not torch.allclose(ours, before, rtol=0, atol=1e-6)
