@@ -3,6 +3,7 @@ launchers take. Sums and broadcasts are real; only the network is missing."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,8 @@ class ThreadCollective:
 
     name = "threads"
     gradient_divisor = 1
-    overlaps_backward = False
+    largest_gradient = math.inf
+    overlaps_backward = meets_in_backward = False
 
     def __init__(
         self, rank: int, world_size: int, meeting: threading.Barrier, table: list[torch.Tensor | None], board: Board
@@ -31,7 +33,7 @@ class ThreadCollective:
         self._meeting, self._table, self.board = meeting, table, board
         self._parameters = []
 
-    def wrap(self, model):
+    def wrap(self, model, wire=None):
         for tensor in model.state_dict().values():
             self.broadcast(tensor)
         self._parameters = list(model.parameters())

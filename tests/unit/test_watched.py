@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from tests.fleet_in_threads import run_fleet
+from trainer.collective.collective import Collective
 from trainer.collective.local import LocalCollective
 from trainer.collective.neighbours import end, open_neighbours
 from trainer.collective.watched import WatchedCollective
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.unit
 class Overlapping(LocalCollective):
     """As DDP, which adds up gradients while the last backward runs; notes what is marked while it is inside."""
 
-    overlaps_backward = True
+    overlaps_backward = meets_in_backward = True
 
     def __init__(self, whereabouts):
         super().__init__()
@@ -108,7 +110,8 @@ def test_an_error_leaves_the_mark_of_where_it_came_from(collective, inner, where
 
 
 def test_everything_else_is_the_inner_collectives(collective, inner):
-    for name in ("name", "rank", "world_size", "local_rank", "gradient_divisor", "overlaps_backward", "board"):
+    inner.gradient_divisor, inner.largest_gradient = 2048.0, 64.0  # known after wrap()
+    for name in inspect.get_annotations(Collective):
         assert getattr(collective, name) == getattr(inner, name), name
 
 

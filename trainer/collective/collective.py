@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from trainer.collective.board import Board
@@ -16,21 +17,27 @@ class Collective(Protocol):
 
     All ranks call the same methods in the same order. Gradients are to be summed, not averaged: the loss is divided by
     the global batch where it is computed, so the sum over workers is the gradient of the whole batch, whatever the cut.
-    gradient_divisor is what the library divides the sum by all the same; the loss has to be multiplied by it.
-    overlaps_backward: whether gradients travel while the last backward still runs. board: where workers still find
-    texts of each other when they no longer meet.
+    gradient_divisor is what the sum is divided by all the same; the loss has to be multiplied by it. largest_gradient:
+    an element above it arrives as infinite. Both are known after wrap().
+    overlaps_backward: whether gradients travel while the last backward still runs; meets_in_backward: whether that ends
+    only when all have added them up. board: where workers still find texts of each other when they no longer meet.
     """
 
     name: str
     rank: int
     world_size: int
     local_rank: int
-    gradient_divisor: int
+    gradient_divisor: float
+    largest_gradient: float
     overlaps_backward: bool
+    meets_in_backward: bool
     board: Board
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The module to call in training; all ranks hold rank 0's parameters and buffers afterwards."""
+    def wrap(self, model: nn.Module, wire: torch.dtype | None = None) -> nn.Module:
+        """The module to call in training; all ranks hold rank 0's parameters and buffers afterwards.
+
+        wire: the type in which gradients travel, None for their own.
+        """
         ...
 
     def micro_step(self, last: bool) -> AbstractContextManager[object]:

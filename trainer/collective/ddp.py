@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.collective.board import BoardError, BoundedBoard
+from trainer.collective.wire import largest_on, scale_on
 
 T = TypeVar("T")
 # torch 2.13 renamed the option
@@ -32,12 +33,15 @@ class DdpCollective:
 
     name = "ddp"
     overlaps_backward = True
+    meets_in_backward = True
+    largest_gradient = largest_on(None)
 
     def __init__(self, rank: int, world_size: int, local_rank: int, rendezvous: str | None) -> None:
         self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
         # DDP averages. A hook that sums instead would run Python on Gloo's threads (see leave.py).
-        self.gradient_divisor = world_size
+        self.gradient_divisor = float(world_size)
         self._module: DistributedDataParallel | None = None
+        self._scale = scale_on(None)
         url = "env://" if rendezvous is None else f"tcp://{rendezvous}"
         dist.init_process_group(
             backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
@@ -50,7 +54,7 @@ class DdpCollective:
         store, _, _ = next(dist.rendezvous(url, rank, world_size, timeout=_TIMEOUT))
         self.board = BoundedBoard(StoreBoard(store))
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, wire: torch.dtype | None = None) -> nn.Module:
         device = next(model.parameters()).device
         for buffer in model.buffers():  # DDP before torch 2.13 leaves them as they are where it is not to keep them so
             dist.broadcast(buffer, 0)
@@ -60,6 +64,11 @@ class DdpCollective:
             gradient_as_bucket_view=True,
             **{_SYNC_BUFFERS: False},  # batch norm's running statistics are averaged before evaluation, not copied
         )
+        if wire == torch.float16:
+            # In C++, since a hook in Python runs on Gloo's threads (see leave.py). It divides before it sends.
+            self._module._register_builtin_comm_hook(dist.BuiltinCommHookType.FP16_COMPRESS)
+        self._scale, self.largest_gradient = scale_on(wire), largest_on(wire)
+        self.gradient_divisor = self.world_size * self._scale
         return self._module
 
     def micro_step(self, last: bool) -> AbstractContextManager[object]:
@@ -67,7 +76,10 @@ class DdpCollective:
         return nullcontext() if last else self._module.no_sync()
 
     def finish_gradients(self) -> None:
-        return None  # the last backward has summed them
+        """The last backward has summed them."""
+        assert self._module is not None, "wrap() comes before finish_gradients()"
+        if self._scale != 1:
+            torch._foreach_mul_([p.grad for p in self._module.parameters() if p.grad is not None], 1 / self._scale)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)

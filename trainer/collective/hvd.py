@@ -1,8 +1,8 @@
 """Workers connected by Horovod. The one file that imports it.
 
-Gradients travel as one named group after the last micro-batch. Horovod's DistributedOptimizer would overlap them with
-the backward, but the order in which it fuses them depends on timing, so at four ranks no two runs are equal to the bit;
-one group is.
+Gradients travel in buckets while the last backward still runs (buckets.py). Horovod's DistributedOptimizer overlaps
+them too, but the order in which it fuses them depends on timing, so at four ranks no two runs are equal to the bit;
+buckets that are never fused are.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import horovod.torch as hvd
+import torch
 from horovod.common.elastic import notification_manager
 from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor, nn
 
 from trainer.collective.board import Board, HttpBoard, NoBoard
+from trainer.collective.buckets import GradientBuckets
+from trainer.collective.wire import largest_on, scale_on
 from trainer.environment import horovod_server, set_default
 
 # Seconds that Horovod's Gloo waits for a worker that is frozen, which is 30 unless the user says so; longer than a
 # watchdog may wait, which knows who it is.
 _GLOO_TIMEOUT = "HOROVOD_GLOO_TIMEOUT_SECONDS", "1800"
+# Fused buckets would be added up in an order that depends on timing; and each copied twice.
+_NO_FUSION = "HOROVOD_FUSION_THRESHOLD", "0"
 _ATTEMPTS = 10  # at joining an elastic fleet
 
 
@@ -31,13 +36,17 @@ class HorovodCollective:
     """
 
     name = "horovod"
-    overlaps_backward = False
-    gradient_divisor = 1
+    overlaps_backward = True
+    meets_in_backward = False
+    gradient_divisor = scale_on(None)
+    largest_gradient = largest_on(None)
 
     def __init__(self, is_elastic: bool = False) -> None:
         if not is_elastic:  # an elastic fleet goes on without whoever is frozen
             set_default(*_GLOO_TIMEOUT)
+        set_default(*_NO_FUSION)
         self._is_change_announced = False
+        self._buckets: GradientBuckets | None = None
         if is_elastic:  # before anything takes time: what is announced to nobody is not announced again
             notification_manager.init()
             notification_manager.register_listener(self)
@@ -50,6 +59,7 @@ class HorovodCollective:
         no place for it any more."""
         self._is_change_announced = False  # what is announced from now on may come too late for the fleet that forms
         hvd.shutdown()
+        self._let_go()
         self._join(attempts=_ATTEMPTS)
 
     def _join(self, attempts: int) -> None:
@@ -63,7 +73,6 @@ class HorovodCollective:
                     raise
         self.rank, self.world_size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
         self.local_size = hvd.local_size()
-        self._parameters: list[nn.Parameter] = []
 
     def on_hosts_updated(self, timestamp: int, update: object) -> None:
         """For Horovod, which calls it from a thread of its own."""
@@ -72,17 +81,27 @@ class HorovodCollective:
     def is_change_announced(self) -> bool:
         return self._is_change_announced
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, wire: torch.dtype | None = None) -> nn.Module:
         hvd.broadcast_parameters(model.state_dict(), root_rank=0)
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._let_go()
+        self._buckets = GradientBuckets(model, _send, wire)
+        self.gradient_divisor, self.largest_gradient = scale_on(wire), largest_on(wire)
         return model
 
+    def _let_go(self) -> None:
+        """Of the network that there was, if any."""
+        if self._buckets is not None:
+            self._buckets.release()
+            self._buckets = None
+
     def micro_step(self, last: bool) -> AbstractContextManager[object]:
+        assert self._buckets is not None, "wrap() comes before micro_step()"
+        self._buckets.expect(last)
         return nullcontext()
 
     def finish_gradients(self) -> None:
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        hvd.grouped_allreduce_(gradients, op=hvd.Sum, name="gradients")
+        assert self._buckets is not None, "wrap() comes before finish_gradients()"
+        self._buckets.finish()
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         hvd.allreduce_(tensor, op=hvd.Sum, name="all_reduce")
@@ -106,6 +125,11 @@ class HorovodCollective:
 
     def close(self) -> None:
         hvd.shutdown()
+
+
+def _send(number: int, bucket: Tensor) -> Callable[[], object]:
+    handle = hvd.allreduce_async_(bucket, op=hvd.Sum, name=f"gradients.{number}")
+    return lambda: hvd.synchronize(handle)
 
 
 def built_with_mpi() -> bool:

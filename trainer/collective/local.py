@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from torch import Tensor, nn
 
 from trainer.collective.board import MemoryBoard
@@ -17,13 +19,15 @@ class LocalCollective:
     rank = 0
     world_size = 1
     local_rank = 0
-    gradient_divisor = 1
+    gradient_divisor = 1.0
+    largest_gradient = math.inf
     overlaps_backward = False
+    meets_in_backward = False
 
     def __init__(self) -> None:
         self.board = MemoryBoard()
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, wire: torch.dtype | None = None) -> nn.Module:
         return model
 
     def micro_step(self, last: bool) -> AbstractContextManager[object]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from trainer.collective.collective import Collective
@@ -28,14 +29,22 @@ class WatchedCollective:
     def __init__(self, collective: Collective, whereabouts: Whereabouts) -> None:
         self._inner, self._whereabouts = collective, whereabouts
         self.name, self.rank, self.world_size = collective.name, collective.rank, collective.world_size
-        self.local_rank, self.gradient_divisor = collective.local_rank, collective.gradient_divisor
-        self.overlaps_backward, self.board = collective.overlaps_backward, collective.board
+        self.local_rank, self.board = collective.local_rank, collective.board
+        self.overlaps_backward, self.meets_in_backward = collective.overlaps_backward, collective.meets_in_backward
         self._is_last_step = self._is_on_gpu = False
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    @property
+    def gradient_divisor(self) -> float:
+        return self._inner.gradient_divisor
+
+    @property
+    def largest_gradient(self) -> float:
+        return self._inner.largest_gradient
+
+    def wrap(self, model: nn.Module, wire: torch.dtype | None = None) -> nn.Module:
         self._is_on_gpu = next(model.parameters()).is_cuda
-        module = self._meet("comparing parameters", False, self._inner.wrap, model)
-        if self.overlaps_backward:
+        module = self._meet("comparing parameters", False, self._inner.wrap, model, wire)
+        if self.meets_in_backward:
             module.register_forward_hook(self._forward_is_done)
         return module
 

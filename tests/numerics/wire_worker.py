@@ -1,0 +1,60 @@
+"""One worker of the wire tests: updates of a small network for each case; what they sent, and what came of them.
+
+usage: wire_worker.py ddp|horovod OUT_PREFIX WIRE:ACCUMULATION_STEPS...
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trainer.cli.fleet import open_collective
+from trainer.collective.collective import Collective
+from trainer.collective.leave import leave
+from trainer.engine.optimizer import build_optimizer
+from trainer.engine.update import run_update
+from trainer.environment import detect_launch
+from trainer.rule import BatchPlan
+
+WIDTH, LAYERS, UPDATES = 1024, 8, 4
+GRADIENT_BYTES = 4 * (LAYERS * WIDTH**2 + 10 * WIDTH)  # two buckets
+
+
+def main(library: str, prefix: str, *cases: str) -> None:
+    collective = open_collective(library, detect_launch())
+    found = {case: make_updates(collective, *case.split(":")) for case in cases}
+    torch.save(found, f"{prefix}{collective.rank}.pt")
+    collective.all_reduce(torch.zeros(1))
+    collective.close()
+    leave(0)
+
+
+def make_updates(collective: Collective, wire: str, accumulation_steps: str) -> dict[str, object]:
+    torch.manual_seed(0)
+    layers = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)]
+    model = nn.Sequential(nn.Flatten(), *layers, nn.Linear(WIDTH, 10, bias=False))
+    optimizer = build_optimizer("momentum", model, lr=0.1, momentum=0.9, weight_decay=0.0)
+    module = collective.wrap(model, torch.float16 if wire == "float16" else None)
+    plan = BatchPlan(2, int(accumulation_steps), collective.world_size)
+    images = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(collective.rank))
+    sent = []
+    for _ in range(UPDATES):
+        collective.all_reduce(torch.zeros(1))  # nothing of what was before is on its way any more
+        before = bytes_on_loopback()
+        run_update(module, optimizer, collective, iter([(images, torch.arange(2))] * plan.accumulation_steps), plan)
+        collective.all_reduce(torch.zeros(1))
+        sent.append(bytes_on_loopback() - before)
+    return {"state": model.state_dict(), "sent": sent}
+
+
+def bytes_on_loopback() -> int:
+    lines = Path("/proc/net/dev").read_text().splitlines()
+    return next(int(line.split(":")[1].split()[0]) for line in lines if line.strip().startswith("lo:"))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(*sys.argv[1:])
