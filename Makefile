@@ -11,6 +11,7 @@ PHOTOS  ?=
 DATA    ?=
 SEEDS   ?= 3
 PARTS   ?=
+OUT     ?=
 JOBS    ?= 2
 ROUNDS  ?= 50
 
@@ -18,7 +19,7 @@ ROUNDS  ?= 50
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dashboard test test-unit fuzz faults audit lint format bench paper paper-gpu clean
+.PHONY: help setup demo dashboard test test-unit fuzz faults audit lint format bench bench-gpu paper paper-gpu clean
 .PHONY: manifests image-check hosts-check slurm-check mlflow-check
 
 help:  ## this list
@@ -96,6 +97,11 @@ bench: setup  ## all benchmarks, as tables for docs/results.md: make bench PHOTO
 	$(BIN)/python benchmarks/input_pipeline.py "$(PHOTOS)"
 	@test -n "$(DATA)" || { echo "predicted against measured time needs CIFAR-10: make bench PHOTOS=DIR DATA=DIR"; exit 2; }
 	VENV="$(VENV)" benchmarks/predicted_time.sh "$(DATA)" 3 $(BIN)/torchrun --nproc-per-node 2 -m
+
+bench-gpu: setup  ## what only a GPU can tell (ten minutes): make bench-gpu PHOTOS=DIR DATA=DIR OUT=FILE PARTS="training input"
+	@test -n "$(PHOTOS)" || { echo "training is fed with photos: make bench-gpu PHOTOS=DIR"; exit 2; }
+	$(BIN)/python -m benchmarks.gpu_all "$(PHOTOS)" $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") \
+		$(if $(PARTS),--only $(PARTS))
 
 paper: setup  ## the paper's CIFAR-10 experiments, small enough for two cores (hours): make paper DATA=DIR SEEDS=3
 	@VENV="$(VENV)" SEEDS="$(SEEDS)" scripts/paper.sh small "$(DATA)" $(PARTS)

@@ -119,6 +119,12 @@ def threads_are_set() -> bool:
     return "OMP_NUM_THREADS" in os.environ
 
 
+def allocator_is_set() -> bool:
+    """Whether somebody has told glibc's malloc how to treat freed memory."""
+    names = [name for name in os.environ if name.startswith("MALLOC_")]
+    return bool(names) or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
+
+
 def set_default(name: str, value: str) -> None:
     """Sets a variable that a library reads later, unless somebody has."""
     os.environ.setdefault(name, value)

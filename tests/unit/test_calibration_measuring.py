@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tests.fleet_in_threads import run_fleet
+from trainer.calibration.measure import gradient_bytes
 from trainer.calibration.stopwatch import (
     Stopwatch,
     agreed_rounds,
@@ -235,6 +236,7 @@ def subject():
         collective=LocalCollective(), alone=LocalCollective(), nodes=1, model=model,
         optimizer=SlowSgd(model.parameters(), lr=0.1, momentum=0.9), pipeline=ImageSize(), schedule=schedule,
         decision=decide(schedule, 0, 1), validation_size=10, classes=10, device=CPU, autocast_to=None,
+        memory_format=torch.contiguous_format, compiled=lambda module: module, wire=None,
     )  # fmt: skip
 
 
@@ -248,6 +250,11 @@ def test_an_updates_parts_are_told_apart(subject):
     assert update.compute.backward_s == pytest.approx(0.020)
     assert update.rest_s == pytest.approx(0.030)
     assert update.update_s == pytest.approx(0.060)
+
+
+@pytest.mark.parametrize(("wire", "nbytes"), [(None, 120), (torch.float16, 60)])
+def test_gradient_bytes_are_those_that_travel(subject, wire, nbytes):
+    assert gradient_bytes(replace(subject, wire=wire)) == nbytes  # 3 x 10 weights
 
 
 def test_measuring_leaves_the_weights_as_they_were(subject):

@@ -134,6 +134,7 @@ def test_parameters_are_flattened_to_dotted_keys():
         ("schedule.epochs=.inf", "should be a finite number"),
         ("data.format=folder", "path is missing: format folder needs the folder of the images"),
         ("data.image_size=0", "data.image_size: 0: should be greater than or equal to 8"),
+        ("memory_format=nhwc", "should be 'auto', 'contiguous' or 'channels_last'"),
         ("collective=mpi", "should be 'auto', 'local', 'ddp' or 'horovod'"),
         ("schedule.curve.shape=cosine", "set shape to steps"),
         ("name=../x", "name"),
@@ -175,6 +176,7 @@ def test_no_epochs_at_all_are_refused():
         (["optimizer.beta2=0.99"], "beta2 belongs to adam or adamw, and the optimizer is momentum: leave it out"),
         (["optimizer.name=lars", "optimizer.eps=1.0e-6"], "eps belongs to adam or adamw"),
         (["optimizer.name=adam", "optimizer.trust_coefficient=0.01"], "trust_coefficient belongs to lars"),
+        (["optimizer.name=lars", "optimizer.fused=true"], "lars has no fused form: leave it out"),
         (["optimizer.name=adm"], "optimizer.name"),
     ],
 )

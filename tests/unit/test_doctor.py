@@ -23,6 +23,7 @@ from trainer.doctor.libraries import (
     torch_finding,
 )
 from trainer.doctor.machine import (
+    bfloat16_finding,
     cgroup_cores,
     cgroup_memory_bytes,
     cores_finding,
@@ -75,6 +76,8 @@ def dali(cpu: str = "", gpu: str = "", jpeg_engine: str = "") -> Answer:
         (cores_finding(8, None), "ok", "8"),
         (cores_finding(64, 1.5), "warn", "1.5 of 64 (control group)"),
         (cores_finding(2, 16.0), "ok", "2"),
+        (bfloat16_finding(True), "ok", "computes it"),
+        (bfloat16_finding(False), "ok", "emulated"),
         (memory_finding(8 * GIB, None), "ok", "8.0 GiB"),
         (memory_finding(256 * GIB, 2 * GIB), "warn", "2.0 GiB (control group)"),
         (shared_memory_finding(None), "missing", "not there"),

@@ -13,14 +13,17 @@ from dali_pipelines.sample_order import evaluation_range
 from tests.fleet_in_threads import run_fleet
 from trainer.collective.agreement import WorkerError
 from trainer.collective.local import LocalCollective
+from trainer.collective.wire import largest_on
 from trainer.engine.clock import Clock
+from trainer.engine.epoch import where
 from trainer.engine.errors import TrainingError
 from trainer.engine.evaluate import evaluate
 from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.optimizer import build_optimizer
+from trainer.engine.run_state import RunState
 from trainer.engine.update import run_update
 from trainer.models import build_model
-from trainer.rule import BatchPlan
+from trainer.rule import BatchPlan, Limits, Reference, Schedule, decide
 
 pytestmark = pytest.mark.unit
 
@@ -49,6 +52,14 @@ def test_an_update_is_one_step_of_plain_sgd_on_the_mean_loss():
     assert share == pytest.approx(loss.item(), rel=1e-6)  # float32
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad)  # the first step of momentum SGD
+
+
+def test_where_gradients_travel_as_float16_the_advice_names_what_they_may_have_been_too_large_for():
+    schedule = Schedule(Reference(lr=0.1, global_batch=8), Limits(8), dataset_size=100, epochs=1)
+    at = decide(schedule, 0, 1), RunState(updates=7), 0.1
+    advice = "epoch 0, update 7, at lr 0.1 and batch 8: lower schedule.reference.lr, or give schedule.warmup.epochs"
+    assert where(*at, LocalCollective().largest_gradient) == advice
+    assert where(*at, largest_on(torch.float16)) == f"{advice}, or gradients.wire=float32 (now 64 at most)"
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_steps():

@@ -137,8 +137,11 @@ def test_where_and_on_what_a_run_goes_on_is_free(free):
 
 @pytest.mark.parametrize(
     "fixed",
-    ["seed=1", "schedule.epochs=3", "schedule.reference.lr=0.3", "target_top1=0.5", "precision=bfloat16", "name=other"],
-)
+    [
+        "seed=1", "schedule.epochs=3", "schedule.reference.lr=0.3", "target_top1=0.5", "precision=bfloat16",
+        "gradients.wire=float16", "name=other",
+    ],
+)  # fmt: skip
 def test_what_decides_the_result_is_fixed(fixed):
     assert identity(fixed) != identity()
 

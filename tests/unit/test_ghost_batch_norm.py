@@ -8,6 +8,7 @@ from torch import nn
 
 from trainer.models import ModelError, build_model
 from trainer.models.ghost_batch_norm import GhostBatchNorm, convert_batch_norm, finish_update
+from trainer.models.ghost_normalise import _at_once, normalise
 
 pytestmark = pytest.mark.unit
 
@@ -53,7 +54,47 @@ def test_output_and_gradient_keep_type_and_memory_format_under_mixed_precision(m
     for tensor in (y, x.grad):
         assert tensor.dtype == torch.bfloat16
         assert tensor.is_contiguous(memory_format=memory_format)
-    assert ghost.weight.grad.dtype == ghost.update_mean.dtype == torch.float32
+    assert ghost.weight.grad.dtype == ghost.update_statistics.dtype == torch.float32
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("samples", [3, 8, 11])  # one ghost, two alike, three of 4, 4 and 3
+def test_the_gradient_is_that_of_finite_differences(samples, affine, memory_format):
+    ghost = GhostBatchNorm(CHANNELS, 4, affine=affine).double()
+    x = images(samples).to(memory_format=memory_format).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, *parameters: ghost(x), (x, *ghost.parameters()))
+
+
+def test_parameters_that_are_held_fast_get_no_gradient_and_the_input_keeps_its_own():
+    ghost, free = (convert_batch_norm(plain_norm(), 4) for _ in range(2))
+    ghost.requires_grad_(False)
+    x, y = (images(8).requires_grad_() for _ in range(2))
+    ghost(x).square().sum().backward()
+    free(y).square().sum().backward()
+    assert ghost.weight.grad is None
+    torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_all_ghosts_at_once_as_a_compiler_gets_them_are_each_by_itself():
+    ghost, weights = convert_batch_norm(plain_norm(), 4), images(12, seed=2)
+    x, y = (images(12).requires_grad_() for _ in range(2))
+    apart, apart_sums = normalise(x, ghost.weight, ghost.bias, [4, 4, 4], ghost.eps)
+    at_once, at_once_sums = _at_once(y, ghost.weight, ghost.bias, 3, ghost.eps)
+    torch.testing.assert_close(at_once, apart)
+    torch.testing.assert_close(at_once_sums, apart_sums)
+    (apart * weights).sum().backward()
+    (at_once * weights).sum().backward()
+    torch.testing.assert_close(y.grad, x.grad)
+
+
+def test_a_norm_that_saw_nothing_in_an_update_keeps_its_statistics():
+    used, idle = (convert_batch_norm(plain_norm(), 8) for _ in range(2))
+    used(images(8))
+    finish_update(nn.ModuleList([used, idle]), 8)
+    assert torch.equal(idle.running_mean, torch.zeros(CHANNELS, dtype=torch.float64))
+    assert torch.equal(idle.running_var, torch.ones(CHANNELS, dtype=torch.float64))
+    assert not torch.equal(used.running_mean, idle.running_mean)
 
 
 def test_running_statistics_of_one_ghost_per_update_are_plain_batch_norms():
@@ -61,7 +102,7 @@ def test_running_statistics_of_one_ghost_per_update_are_plain_batch_norms():
     for seed in range(5):
         plain(images(8, seed))
         ghost(images(8, seed))
-        ghost.finish_update(8)
+        finish_update(ghost, 8)
     torch.testing.assert_close(ghost.running_mean, plain.running_mean)
     torch.testing.assert_close(ghost.running_var, plain.running_var)
 
@@ -72,7 +113,7 @@ def test_running_statistics_move_as_far_as_plain_batch_norm_would_over_the_same_
     for _ in range(3):
         plain(images(8))
     ghost(images(8).repeat(3, 1, 1, 1))
-    ghost.finish_update(24)
+    finish_update(ghost, 24)
     torch.testing.assert_close(ghost.running_mean, plain.running_mean)
     torch.testing.assert_close(ghost.running_var, plain.running_var)
 
@@ -84,7 +125,7 @@ def test_running_statistics_do_not_depend_on_how_the_update_is_cut(micro_batch):
     for part in images(48).split(micro_batch):
         cut(part)
     finish_update(whole, 48)
-    finish_update(nn.Sequential(cut), 48)
+    finish_update(cut, 48)
     torch.testing.assert_close(cut.running_mean, whole.running_mean)
     torch.testing.assert_close(cut.running_var, whole.running_var)
 

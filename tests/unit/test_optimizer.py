@@ -123,3 +123,30 @@ def test_adam_hears_the_constants_of_the_square_root_rule():
     for group in optimizer.param_groups:  # batch x 4
         assert (group["lr"], group["eps"]) == pytest.approx((0.001, 5e-9))
         assert group["betas"] == pytest.approx((0.6, 0.996))
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adam", "adamw"])
+def test_a_fused_step_is_the_step(name):
+    def trained(fused):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(36, 2)).double()
+        momentum = 0.0 if name == "sgd" else 0.9
+        optimizer = build_optimizer(name, model, lr=0.1, momentum=momentum, weight_decay=0.01, fused=fused)
+        assert optimizer.param_groups[0]["fused"] is (fused is not False)
+        for _ in range(5):
+            model(torch.randn(6, 3, 5, 5, dtype=torch.float64)).square().sum().mul(0.01).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return [parameter.detach() for parameter in model.parameters()]
+
+    torch.testing.assert_close(trained(None), trained(False), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(trained(True), trained(False), rtol=1e-12, atol=1e-12)
+
+
+def test_lars_leaves_alone_what_has_no_gradient():
+    linear = network()
+    optimizer = build_optimizer("lars", linear, lr=1.0, momentum=0.5, weight_decay=0.1)
+    linear.bias.grad = torch.tensor([1.0])
+    optimizer.step()
+    assert linear.weight.tolist() == [[3.0, 4.0]]
+    assert linear.bias.item() == 1.0

@@ -24,7 +24,11 @@ TIMED_SETTINGS = (
     "model.name",
     "model.ghost_batch",
     "optimizer.name",
+    "optimizer.fused",
     "precision",
+    "memory_format",
+    "compile",
+    "gradients.wire",
 )
 
 

@@ -26,7 +26,9 @@ _TURNS = 3
 
 def gradient_bytes(subject: Subject) -> int:
     """What every update adds up over the fleet."""
-    return sum(p.numel() * p.element_size() for p in subject.model.parameters() if p.requires_grad)
+    wire = subject.wire
+    trained = [parameter for parameter in subject.model.parameters() if parameter.requires_grad]
+    return sum(p.numel() * (p.element_size() if wire is None else wire.itemsize) for p in trained)
 
 
 def measure(
@@ -50,11 +52,11 @@ def measure(
     alone_s = 0.0
     if collective.world_size > 1:
         say(f"updates of workers on their own: micro-batch {micro_batches[0]}")
-        alone = UpdateMeasurement(subject, subject.model, subject.alone, micro_batches[0], seconds)
+        alone = UpdateMeasurement(subject, subject.compiled(subject.model), subject.alone, micro_batches[0], seconds)
         alone.take_turn()
         alone_s = alone.result().rest_s
-    all_reduce = measure_all_reduce(collective, nodes, subject.device, nbytes, seconds, say)
-    module = collective.wrap(subject.model)
+    all_reduce = measure_all_reduce(collective, nodes, subject.device, subject.wire, nbytes, seconds, say)
+    module = collective.wrap(subject.compiled(subject.model), subject.wire)
     turn_s = seconds / _TURNS
     say(f"updates, not yet counted: micro-batches {_listed(micro_batches)}")
     synthetic = [UpdateMeasurement(subject, module, collective, size, turn_s) for size in micro_batches]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ class Subject:
 
     alone: a fleet of one, for what a worker takes when no gradients travel. nodes: machines that the fleet is on.
     validation_size in images; classes: how many labels there are. decision: what the optimizer hears before an update.
+    memory_format: how the pipeline's images lie in memory. compiled: what the loop makes of a module that it trains.
+    wire: the type in which gradients travel, None for their own.
     """
 
     collective: Collective
@@ -33,3 +36,6 @@ class Subject:
     classes: int
     device: torch.device
     autocast_to: torch.dtype | None
+    memory_format: torch.memory_format
+    compiled: Callable[[nn.Module], nn.Module]
+    wire: torch.dtype | None

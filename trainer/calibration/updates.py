@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from trainer.calibration.stopwatch import Stopwatch, piloted_rounds, slowest, sp
 from trainer.calibration.subject import Subject
 from trainer.collective.collective import Collective
 from trainer.engine.optimizer import apply_decision
+from trainer.engine.readings import Readings
 from trainer.engine.update import run_update, seed_update
 from trainer.rule import BatchPlan
 from trainer.rule.step_time import ComputeTime
@@ -86,13 +88,15 @@ def run_watched(
     """
     hook = module.register_forward_hook(lambda *_: watch.mark())
     asked = _marking(batches, watch)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=subject.device)
+    readings = Readings(subject.device)
     try:
         for number, plan in enumerate(plans):
             apply_decision(subject.optimizer, subject.decision, 0.0)
             seed_update(0, number, subject.collective.rank, subject.device)
-            loss_sum += run_update(module, subject.optimizer, gradients, asked, plan, subject.autocast_to)
+            note = partial(readings.note, where=partial(str, f"update {number} of a measurement"))
+            run_update(module, subject.optimizer, gradients, asked, plan, subject.autocast_to, note=note)
         watch.mark()
+        readings.settle()
     finally:
         hook.remove()
 
@@ -107,7 +111,8 @@ def synthetic_batches(subject: Subject, micro_batch: int) -> Batches:
     """The same random images and labels on the device, without end."""
     size = subject.pipeline.image_size
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(micro_batch, 3, size, size, generator=generator).to(subject.device)
+    images = torch.randn(micro_batch, 3, size, size, generator=generator)
+    images = images.to(subject.device, memory_format=subject.memory_format)
     labels = torch.randint(0, subject.classes, (micro_batch,), generator=generator).to(subject.device)
     while True:
         yield images, labels

@@ -20,6 +20,7 @@ from trainer.calibration.sizes import check_sizes, default_sizes, fed_sizes
 from trainer.calibration.subject import Subject
 from trainer.cli import compose
 from trainer.cli.calibration_request import Request
+from trainer.cli.compiler import compiler
 from trainer.collective.agreement import broadcast_text, together
 from trainer.collective.collective import Collective
 from trainer.collective.local import LocalCollective
@@ -54,6 +55,7 @@ def measure_run(
     together(collective, check_sizes, sizes, fits)
     fleet = config.rule_fleet(collective.world_size)
     plan = together(collective, plan_run, schedule, fleet)
+    compiled = together(collective, compiler, config.compile, device)
     parts = together(collective, compose.build_parts, runs, dataset, launch, device)
     with contextlib.closing(parts.pipeline), _folder_beside(request.file, collective) as folder:
         subject = Subject(
@@ -69,6 +71,9 @@ def measure_run(
             classes=len(dataset.class_names),
             device=device,
             autocast_to=compose.autocast_type(config),
+            memory_format=compose.memory_format(config, device),
+            compiled=compiled,
+            wire=compose.wire_type(config),
         )
         algorithm = _algorithm(collective, device)
         times = measure(subject, sizes, fed_sizes(plan, sizes), algorithm, folder, request.seconds, tell)
@@ -125,6 +130,7 @@ def measure_fleet(
         collective,
         nodes,
         device,
+        compose.wire_type(request.config),
         existing.gradient_bytes,
         request.seconds,
         lambda text: console.print(f"measuring {text}"),

@@ -109,6 +109,7 @@ def _build_network(config: TrainConfig, dataset: Dataset, device: torch.device) 
         decay_norms_and_biases=config.optimizer.decay_norms_and_biases,
         adam=config.optimizer.adam_constants,
         trust_coefficient=config.optimizer.trust_coefficient,
+        fused=config.optimizer.fused,
     )
     return model, optimizer
 
@@ -125,7 +126,9 @@ def _open_input(config: TrainConfig, dataset: Dataset, launch: Launch, device: t
         std=config.data.std,
         max_micro_batch=max_micro_batch,
         device=device,
+        memory_format=memory_format(config, device),
         decoder=config.data.decoder,
+        hw_decoder_load=config.data.hw_decoder_load,
         threads=config.data.threads or cores_per_worker(launch),
         max_unreadable=config.data.max_unreadable,
     )
@@ -219,6 +222,21 @@ def _occupying(config: TrainConfig, dataset: Dataset, launch: Launch, device: to
 def autocast_type(config: TrainConfig) -> torch.dtype | None:
     """The type that forward and backward compute in where it is not float32."""
     return torch.bfloat16 if config.precision == "bfloat16" else None
+
+
+def memory_format(config: TrainConfig, device: torch.device) -> torch.memory_format:
+    """How images, and with them all activations, lie in memory. Parameters stay as they are: what the optimizer, the
+    checkpoints and the workers' messages hold does not depend on it."""
+    if config.memory_format == "auto":
+        # On a GPU in float32 it depends on the network and on the chip.
+        is_faster = device.type == "cpu" or config.precision == "bfloat16"
+        return torch.channels_last if is_faster else torch.contiguous_format
+    return torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
+
+
+def wire_type(config: TrainConfig) -> torch.dtype | None:
+    """The type in which gradients travel where it is not their own."""
+    return torch.float16 if config.gradients.wire == "float16" else None
 
 
 def describe(

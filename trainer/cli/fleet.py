@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from trainer.cli.freed_memory import keep_freed_memory
 from trainer.collective.collective import Collective
 from trainer.environment import Launch, threads_are_set
 
@@ -119,8 +120,9 @@ def _of_horovod(collective: Collective) -> HorovodCollective:
 
 
 def choose_device(setting: str, launch: Launch) -> torch.device:
-    """This worker's device: its own GPU by its rank on the host, or the CPU. Raises FleetError."""
+    """This worker's device, made ready: its own GPU by its rank on the host, or the CPU. Raises FleetError."""
     if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
+        keep_freed_memory()
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise FleetError("device cuda: this machine has no CUDA device that torch can use: set device=cpu")

@@ -37,6 +37,8 @@ _MAY_CHANGE = (
     "checkpoints.",
     "collective",
     "device",
+    "memory_format",
+    "compile",
     "hang_timeout_s",
     "fleet",
     "calibration",
@@ -47,6 +49,7 @@ _MAY_CHANGE = (
     "data.train_size",
     "data.threads",
     "data.decoder",
+    "data.hw_decoder_load",
     "data.max_unreadable",
 )
 

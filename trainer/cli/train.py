@@ -50,6 +50,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
     Returns the exit code; None where this worker is to join the fleet again.
     """
     from trainer.cli import compose, fleet_border
+    from trainer.cli.compiler import COMPILING_S, compiler
     from trainer.cli.ending import Run, lost_status, run_to_the_end, wait_for_more, what_follows
     from trainer.cli.planning.view import plain_console
     from trainer.cli.prepare import prepare
@@ -61,6 +62,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
     from trainer.engine.checkpoint import restore
     from trainer.engine.job import Job
     from trainer.engine.saving import SavingPlan
+    from trainer.processor import computes_bfloat16
 
     console = plain_console(quiet=collective.rank != 0, lasting=True)
     task = prepare(args, launch, collective, console)
@@ -68,12 +70,17 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
     if task.resumed is not None and task.resumed.is_finished:
         console.print(f"{args.resume}: this run is finished, there is nothing to do")
         return 0
+    if device.type == "cpu" and config.precision == "bfloat16" and not computes_bfloat16():
+        console.print(
+            "warning: this processor only emulates bfloat16: precision=float32 is faster here", soft_wrap=True
+        )
     border = fleet_border.border_ahead(task.schedule, task.fleet, task.start.state, collective.world_size)
     if border is not None and border.is_waited_for(launch):
         return wait_for_more(border, launch, collective)
     given = [*args.words, *([] if args.resume is None else ["--resume", args.resume])]
     together(collective, fleet_border.check_workers, border, launch, given)
 
+    compiled = together(collective, compiler, config.compile, device)
     parts = together(collective, compose.build_parts, config, task.dataset, launch, device)
     if task.resumed is not None:
         restore(task.resumed.checkpoint, parts.model, parts.optimizer, collective)
@@ -102,6 +109,8 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
             device=device,
             target_top1=config.target_top1,
             autocast_to=compose.autocast_type(config),
+            compiled=compiled,
+            wire=compose.wire_type(config),
             fleet=task.fleet,
             seed=config.seed,
             start=task.start,
@@ -116,7 +125,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
         watchdog = Watchdog(
             collective,
             whereabouts,
-            config.hang_timeout_s,
+            max(config.hang_timeout_s, COMPILING_S) if config.compile else config.hang_timeout_s,
             close_record=lambda text: record.close("FAILED", {}, text),
             rejoins=launch.rejoins,
             board_is_gone=signals.launcher_is_gone,

@@ -44,6 +44,7 @@ class DataConfig(Section):
     """Where images come from. train_size lets `trainer plan` work before the data are there; training checks it.
 
     max_unreadable: files that may turn out to be unreadable before the run stops; other images stand in for them.
+    hw_decoder_load: the share of images that a GPU's JPEG engines decode where files are decoded there; null: DALI's.
     """
 
     format: Literal["digits", "folder", "cifar10"] = "digits"
@@ -57,6 +58,7 @@ class DataConfig(Section):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
+    hw_decoder_load: float | None = Field(default=None, ge=0, le=1)
     threads: int | None = Field(default=None, ge=1)
     max_unreadable: int = Field(default=0, ge=0)
 
@@ -93,7 +95,10 @@ class ModelConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """lr and momentum (beta1 of Adam) come from the schedule. null: the optimizer's usual value, or none of its own."""
+    """lr and momentum (beta1 of Adam) come from the schedule. null: the optimizer's usual value, or none of its own.
+
+    fused: whether a step is one pass over the parameters; null where the optimizer has such a form.
+    """
 
     name: OptimizerName = "momentum"
     weight_decay: float = Field(default=5.0e-4, ge=0)
@@ -101,6 +106,7 @@ class OptimizerConfig(Section):
     beta2: float | None = Field(default=None, ge=0, lt=1)
     eps: float | None = Field(default=None, gt=0)
     trust_coefficient: float | None = Field(default=None, gt=0)
+    fused: bool | None = None
 
     @model_validator(mode="after")
     def _constants_fit_the_optimizer(self) -> OptimizerConfig:
@@ -109,6 +115,8 @@ class OptimizerConfig(Section):
                 raise ValueError(
                     f"{key} belongs to {' or '.join(owners)}, and the optimizer is {self.name}: leave it out"
                 )
+        if self.fused and self.name == "lars":
+            raise ValueError("fused: lars has no fused form: leave it out")
         return self
 
     @property
@@ -116,6 +124,12 @@ class OptimizerConfig(Section):
         """beta2 and eps of Adam at the reference's batch."""
         given = {"beta2": self.beta2, "eps": self.eps}
         return AdamConstants(**{key: value for key, value in given.items() if value is not None})
+
+
+class GradientsConfig(Section):
+    """wire: the type in which gradients travel between workers. float16 halves the bytes, and rounds what it sends."""
+
+    wire: Literal["float32", "float16"] = "float32"
 
 
 class CheckpointConfig(Section):
@@ -147,6 +161,8 @@ class TrainConfig(Section):
     fleet: how many workers it is to have, from which epoch on; null takes what the launcher started. calibration: a
     file of `trainer calibrate`, by which the run's time is predicted. hang_timeout_s: how long a worker may stand
     still, or wait for the slowest one, before the run is ended and says who; below the half hour that libraries wait.
+    memory_format: how activations lie in memory; auto where it is the fastest. compile: whether torch.compile makes the
+    forward and backward of training.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -163,6 +179,9 @@ class TrainConfig(Section):
     collective: Literal["auto", "local", "ddp", "horovod"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    compile: bool = False
+    gradients: GradientsConfig = GradientsConfig()
     hang_timeout_s: float = Field(default=300.0, gt=0, le=1500)
     checkpoints: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from trainer.doctor.finding import Finding
+from trainer.processor import computes_bfloat16
 
 GIB = 2**30
 CGROUPS = Path("/sys/fs/cgroup")
@@ -22,6 +23,7 @@ def machine_findings(output: Path) -> list[Finding]:
     shared = Path("/dev/shm")
     return [
         cores_finding(len(os.sched_getaffinity(0)), cgroup_cores(CGROUPS)),
+        bfloat16_finding(computes_bfloat16()),
         memory_finding(physical_memory_bytes(), cgroup_memory_bytes(CGROUPS)),
         shared_memory_finding(shutil.disk_usage(shared).free if shared.is_dir() else None),
         open_files_finding(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
@@ -58,6 +60,13 @@ def cores_finding(visible: int, limit: float | None) -> Finding:
     if usable < 2:
         return Finding("Cores", "warn", seen, "two workers on this machine will take turns: give it 2 cores or more")
     return Finding("Cores", "ok", seen)
+
+
+def bfloat16_finding(is_native: bool) -> Finding:
+    """is_native: whether the processor multiplies bfloat16."""
+    if is_native:
+        return Finding("CPU bfloat16", "ok", "the processor computes it")
+    return Finding("CPU bfloat16", "ok", "emulated: precision=bfloat16 would be slow on the CPU, and is not on a GPU")
 
 
 def memory_finding(physical: int, limit: int | None) -> Finding:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from trainer.engine.errors import TrainingError
 from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.job import Job
 from trainer.engine.optimizer import apply_decision
+from trainer.engine.readings import Readings
 from trainer.engine.run_state import EpochPart, RunState
 from trainer.engine.update import run_update, seed_update
 from trainer.rule import EpochDecision, updates_in_epoch, warmup_factor
@@ -42,14 +45,16 @@ def train_epoch(
     updates = updates_in_epoch(job.schedule, decision, state.samples_seen)
     first_update, train_s = state.updates, clock.seconds["train"]
     # The sum over workers is what is kept, so that a run may go on with more of them or fewer.
-    loss_sum = torch.tensor(before.loss_sum if collective.rank == 0 else 0.0, dtype=torch.float64, device=job.device)
+    readings = Readings(job.device, before.loss_sum if collective.rank == 0 else 0.0)
 
     def with_part() -> RunState:
+        with clock.measure("train"):
+            readings.settle()
         done = state.updates - first_update
         part = EpochPart(
             before.updates + done,
             before.samples + done * plan.global_batch,
-            float(collective.all_reduce(loss_sum.clone())),
+            float(collective.all_reduce(torch.tensor(readings.loss_sum, dtype=torch.float64))),
             before.train_s + clock.seconds["train"] - train_s,
         )
         return replace(state, part=part)
@@ -65,31 +70,33 @@ def train_epoch(
         batches = clock.waiting(job.whereabouts.reading(batches))
     job.progress.epoch_started(decision, state.samples_seen, updates)
     agreed = Agreed()
-    while state.samples_seen < end and not agreed.stop:
-        job.whereabouts.at(f"epoch {decision.epoch}, update {state.updates}")
-        if agreed.save:
-            save(with_part())
-        with clock.measure("train"):
-            factor = warmup_factor(state.samples_seen / job.schedule.dataset_size, job.schedule.warmup)
-            apply_decision(job.optimizer, decision, factor)
-            seed_update(job.seed, state.samples_seen, collective.rank, job.device)
-            try:
-                loss = run_update(module, job.optimizer, collective, batches, plan, job.autocast_to, ballot.cast)
-            except TrainingError as error:
-                together(collective, guarded.raise_failure)
-                raise TrainingError(f"{error} in {where(decision, state, decision.lr * factor)}") from None
-            loss_sum += loss
-            state = replace(state, samples_seen=state.samples_seen + plan.global_batch, updates=state.updates + 1)
-            agreed = ballot.count()
-        if agreed.tell:
-            tell()
-        job.progress.update_done(plan.global_batch, loss, decision.lr * factor)
-    return with_part(), agreed.stop
+    try:
+        while state.samples_seen < end and not agreed.stop:
+            job.whereabouts.at(f"epoch {decision.epoch}, update {state.updates}")
+            if agreed.save:
+                save(with_part())
+            with clock.measure("train"):
+                factor = warmup_factor(state.samples_seen / job.schedule.dataset_size, job.schedule.warmup)
+                apply_decision(job.optimizer, decision, factor)
+                seed_update(job.seed, state.samples_seen, collective.rank, job.device)
+                lr = decision.lr * factor
+                note = partial(readings.note, where=partial(where, decision, state, lr, collective.largest_gradient))
+                run_update(module, job.optimizer, collective, batches, plan, job.autocast_to, ballot.cast, note)
+                state = replace(state, samples_seen=state.samples_seen + plan.global_batch, updates=state.updates + 1)
+                agreed = ballot.count()
+            if agreed.tell:
+                tell()
+            job.progress.update_done(plan.global_batch, readings.last_loss, lr)
+        return with_part(), agreed.stop
+    except TrainingError:
+        together(collective, guarded.raise_failure)  # images that could not be decoded are shown as nan
+        raise
 
 
-def where(decision: EpochDecision, state: RunState, lr: float) -> str:
-    """Where a run went astray, and what to try."""
+def where(decision: EpochDecision, state: RunState, lr: float, largest_gradient: float = math.inf) -> str:
+    """Where a run went astray, and what to try. largest_gradient: what the collective lets through."""
+    wire = "" if math.isinf(largest_gradient) else f", or gradients.wire=float32 (now {largest_gradient:.0f} at most)"
     return (
         f"epoch {decision.epoch}, update {state.updates}, at lr {lr:g} and batch {decision.plan.global_batch}: lower "
-        f"schedule.reference.lr, or give schedule.warmup.epochs"
+        f"schedule.reference.lr, or give schedule.warmup.epochs{wire}"
     )

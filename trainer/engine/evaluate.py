@@ -44,8 +44,10 @@ def evaluate(
     where an image could not be decoded on any.
     """
     average_running_statistics(model, collective)
-    # images, those that could be read, first guess right, among the first five
-    counts = torch.zeros(4, dtype=torch.int64, device=device)
+    images_seen = 0
+    counts = torch.zeros(
+        3, dtype=torch.int64, device=device
+    )  # images that were read, first guess right, in the first 5
     loss = torch.zeros((), dtype=torch.float64, device=device)
     model.eval()
     try:
@@ -53,15 +55,17 @@ def evaluate(
             for batch, labels in paced(images.for_evaluation()):
                 with autocast(device, autocast_to):
                     logits = model(batch)
-                loss += F.cross_entropy(logits.float(), labels, ignore_index=UNREADABLE, reduction="sum").double()
+                images_seen += len(labels)
+                loss += F.cross_entropy(logits.float(), labels, ignore_index=UNREADABLE, reduction="sum")
                 guesses = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-                images_here = torch.tensor(len(labels), device=device)
-                counts += torch.stack([images_here, (labels != UNREADABLE).sum(), guesses[:, 0].sum(), guesses.sum()])
+                counts += torch.stack([(labels != UNREADABLE).sum(), guesses[:, 0].sum(), guesses.sum()])
     finally:
         model.train()
     together(collective, images.raise_failure)
-    images_seen, images_read, top1, top5 = collective.all_reduce(counts).tolist()
-    total_loss = float(collective.all_reduce(loss))
+    # The one place that waits for the device: numbers that were put there or read from it batch by batch would too.
+    totals = torch.tensor([images_seen, *counts.tolist()])
+    images_seen, images_read, top1, top5 = collective.all_reduce(totals).tolist()
+    total_loss = float(collective.all_reduce(loss.cpu()))
     assert images_read > 0, "a validation set has images, and where none can be read the input has failed"
     return Evaluation(images_seen, total_loss / images_read, top1 / images_seen, top5 / images_seen)
 

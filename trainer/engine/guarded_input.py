@@ -16,8 +16,9 @@ T = TypeVar("T")
 class GuardedInput:
     """The batches of an iterator; an error of the data is kept instead of raised.
 
-    In training the failed micro-batch is stood in for by one of nan, whose gradient stops every worker in the same
-    update; in evaluation the batches end. Either way all workers then meet, and `raise_failure` tells them.
+    In training micro-batches of nan stand in for the failed one and all after it, until their gradient stops every
+    worker in the same update; in evaluation the batches end. Either way all workers then meet, and `raise_failure`
+    tells them.
     """
 
     def __init__(self, open_batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:

@@ -37,10 +37,11 @@ class Tracker(Protocol):
 
 
 class Progress(Protocol):
-    """What a person sees while an epoch runs."""
+    """What a person sees while an epoch runs. loss: this worker's share, of the newest update that has been read; nan
+    before there is one."""
 
     def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None: ...
-    def update_done(self, samples: int, loss: Tensor, lr: float) -> None: ...
+    def update_done(self, samples: int, loss: float, lr: float) -> None: ...
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
 
 
@@ -49,11 +50,11 @@ class Job:
     """All that the loop works with. Tracker and progress do nothing on ranks other than 0.
 
     fleet: how many workers the epochs are to have; None: as many as there are. start: where the run goes on, with model
-    and optimizer as they were then. seed: of what a network draws (dropout). saving: when checkpoints are made;
-    writer: rank 0's, None keeps none. wants_stop: whether this worker was asked to end the run; all vote on it at every
-    update, or about as often as between_votes_s where updates are shorter. whereabouts: where the loop says what it is
-    doing. unreadable: the pipeline's, empty where it reads no files. warn: how rank 0 tells a person of what does not
-    stop the run.
+    and optimizer as they were then. wire: the type in which gradients travel, None for their own. seed: of what a
+    network draws (dropout). saving: when checkpoints are made; writer: rank 0's, None keeps none. wants_stop: whether
+    this worker was asked to end the run; all vote on it at every update, or about as often as between_votes_s where
+    updates are shorter. whereabouts: where the loop says what it is doing. unreadable: the pipeline's, empty where it
+    reads no files. warn: how rank 0 tells a person of what does not stop the run.
     """
 
     schedule: Schedule
@@ -66,6 +67,8 @@ class Job:
     device: torch.device
     target_top1: float | None = None
     autocast_to: torch.dtype | None = None
+    compiled: Callable[[nn.Module], nn.Module] = lambda module: module
+    wire: torch.dtype | None = None
     fleet: Fleet | None = None
     seed: int = 0
     start: Standing = field(default_factory=Standing)

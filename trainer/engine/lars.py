@@ -45,21 +45,30 @@ class Lars(Optimizer):
         """One update from the gradients that the parameters hold."""
         assert closure is None, "LARS needs no closure"
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._step(parameter, parameter.grad, group)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters and parameters[0].is_cpu:  # what one operation wrote is in the cache for the next
+                for parameter in parameters:
+                    self._step([parameter], group)
+            elif parameters:  # one by one would be thousands of launches
+                self._step(parameters, group)
 
-    def _step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        direction = gradient.add(parameter, alpha=group["weight_decay"])
-        if parameter.ndim > 1:
-            weight_norm = torch.linalg.vector_norm(parameter)
-            divisor = torch.linalg.vector_norm(gradient) + group["weight_decay"] * weight_norm
-            local_lr = group["trust_coefficient"] * weight_norm / divisor
-            # Chosen on the device: a look at the numbers would stop it at every layer.
-            direction.mul_(torch.where((weight_norm > 0) & (divisor > 0), local_lr, 1.0))
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        velocity = state["momentum_buffer"]
-        velocity.mul_(group["momentum"]).add_(direction, alpha=group["lr"])
-        parameter.sub_(velocity)
+    def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """A step of some of the group's, at least one."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        directions = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
+        layers = [index for index, parameter in enumerate(parameters) if parameter.ndim > 1]
+        if layers:
+            weight_norms = torch.stack(torch._foreach_norm([parameters[index] for index in layers]))
+            gradient_norms = torch.stack(torch._foreach_norm([gradients[index] for index in layers]))
+            divisors = gradient_norms + group["weight_decay"] * weight_norms
+            local_lrs = group["trust_coefficient"] * weight_norms / divisors
+            # Chosen on the device: a look at the numbers would stop it.
+            local_lrs = torch.where((weight_norms > 0) & (divisors > 0), local_lrs, 1.0)
+            torch._foreach_mul_([directions[index] for index in layers], list(local_lrs.unbind()))
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        velocities = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, directions, alpha=group["lr"])
+        torch._foreach_sub_(parameters, velocities)

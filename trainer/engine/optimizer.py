@@ -21,6 +21,7 @@ def build_optimizer(
     decay_norms_and_biases: bool = False,
     adam: AdamConstants | None = None,
     trust_coefficient: float | None = None,
+    fused: bool | None = None,
 ) -> Optimizer:
     """sgd, momentum, nesterov, adam, adamw or lars over the model's parameters.
 
@@ -28,19 +29,21 @@ def build_optimizer(
     form, which is the paper's: no correction is needed when lr or the batch changes. weight_decay is added to the
     gradient (L2), and by adamw to the weights. Without decay_norms_and_biases it leaves out every parameter of one
     dimension: the scales and offsets of norm layers, and biases. adam and trust_coefficient (of lars): None for the
-    usual values.
+    usual values. fused: a step is one pass over the parameters, in place of one for each operation; None: where the
+    optimizer has such a form, which all but lars have, on a CPU and on a GPU.
     """
     adam = adam or AdamConstants()
+    fused = fused is not False
     groups = _groups(model, weight_decay, decay_norms_and_biases)
     match name:
         case "sgd" | "momentum":
-            return SGD(groups, lr=lr, momentum=momentum)
+            return SGD(groups, lr=lr, momentum=momentum, fused=fused)
         case "nesterov":
-            return SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+            return SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=fused)
         case "adam":
-            return Adam(groups, lr=lr, betas=(momentum, adam.beta2), eps=adam.eps)
+            return Adam(groups, lr=lr, betas=(momentum, adam.beta2), eps=adam.eps, fused=fused)
         case "adamw":
-            return AdamW(groups, lr=lr, betas=(momentum, adam.beta2), eps=adam.eps)
+            return AdamW(groups, lr=lr, betas=(momentum, adam.beta2), eps=adam.eps, fused=fused)
         case "lars":
             return Lars(groups, lr=lr, momentum=momentum, trust_coefficient=trust_coefficient or 0.001)
         case _:

@@ -38,7 +38,7 @@ def train(job: Job) -> tuple[RunState, Clock]:
 
 
 def _train(job: Job) -> tuple[RunState, Clock]:
-    module = job.collective.wrap(job.model)
+    module = job.collective.wrap(job.compiled(job.model), job.wire)
     fleet = job.fleet or Fleet.of(job.collective.world_size)
     state, clock = job.start.state, Clock(job.start.seconds, job.start.elapsed_s)
     shared = SharedUnreadable(job.collective, job.unreadable, job.tracker, job.warn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from trainer.collective.collective import Collective
-from trainer.engine.errors import TrainingError
+from trainer.engine.readings import refuse_not_finite
 from trainer.models.ghost_batch_norm import finish_update
 from trainer.rule import BatchPlan
 
@@ -25,16 +25,18 @@ def run_update(
     plan: BatchPlan,
     autocast_to: torch.dtype | None = None,
     before_last: Callable[[], None] = lambda: None,
+    note: Callable[[Tensor, Sequence[Tensor]], None] = refuse_not_finite,
 ) -> Tensor:
     """Takes the plan's accumulation_steps micro-batches from the iterator and steps the optimizer once.
 
     The loss is the sum over samples divided by the global batch, so that gradients add up over micro-batches and
-    workers to those of one big batch. before_last is called when the last micro-batch is there. Returns this worker's
-    share of the mean loss: a scalar on the device.
-    Raises TrainingError on every rank, before the optimizer steps, where a loss or a gradient is not finite on any.
+    workers to those of one big batch. before_last is called when the last micro-batch is there, and note before the
+    optimizer steps, with what is returned and the gradients, which are the same on every rank: what it raises stops all
+    ranks, or none. Without another note that is TrainingError where a loss or a gradient is not finite on any rank.
+    Returns this worker's share of the mean loss: a scalar on the device. Nothing here waits for the device but note.
     """
     samples_to_loss = collective.gradient_divisor / plan.global_batch
-    share = torch.zeros((), device=next(module.parameters()).device)
+    loss_sum: Tensor | None = None
     for step in range(plan.accumulation_steps):
         images, labels = next(micro_batches)
         is_last = step == plan.accumulation_steps - 1
@@ -42,21 +44,21 @@ def run_update(
             before_last()
         with collective.micro_step(last=is_last):
             with autocast(images.device, autocast_to):
-                logits = module(images)
-                loss = F.cross_entropy(logits, labels, reduction="sum") * samples_to_loss
-            # 1, or nan where the loss is not finite: then so is every gradient, also of an infinite loss with a finite
+                loss = F.cross_entropy(module(images), labels, reduction="sum")
+            seen = loss.detach()
+            # Or from nan where the loss is not finite: then no gradient is, also of an infinite loss with a finite
             # slope, and all ranks stop.
-            loss.backward(1.0 + (loss.detach() - loss.detach()))
-        share += loss.detach()
+            loss.backward(samples_to_loss + (seen - seen))
+        loss_sum = seen if loss_sum is None else loss_sum + seen
+    assert loss_sum is not None, "an update has a micro-batch"
     collective.finish_gradients()
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    # The summed gradient is the same on every rank, so all ranks stop, or none.
-    if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-        raise TrainingError("the loss or its gradient is not finite")
+    share = loss_sum / plan.global_batch
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    note(share, [parameter.grad for parameter in parameters if parameter.grad is not None])
     optimizer.step()
-    optimizer.zero_grad(set_to_none=False)  # the buffers are the collective's too
+    optimizer.zero_grad()
     finish_update(module, plan.global_batch)
-    return share / collective.gradient_divisor
+    return share
 
 
 def autocast(device: torch.device, to: torch.dtype | None) -> AbstractContextManager[object]:

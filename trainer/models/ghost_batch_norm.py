@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.models.errors import ModelError
+from trainer.models.ghost_normalise import cut, normalise
 
 
 class GhostBatchNorm(nn.Module):
@@ -29,8 +30,8 @@ class GhostBatchNorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
-    update_mean: Tensor
-    update_var: Tensor
+    update_statistics: Tensor
+    update_ghosts: Tensor
 
     def __init__(
         self, num_features: int, ghost_batch: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True
@@ -41,37 +42,45 @@ class GhostBatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
-        # Mean over the ghost batches that this worker has seen since the last update.
-        self.register_buffer("update_mean", torch.zeros(num_features), persistent=False)
-        self.register_buffer("update_var", torch.ones(num_features), persistent=False)
-        self._ghosts_seen = 0
+        # Sums of means and of variances over the ghost batches that this worker has seen since the last update, and
+        # their number: a tensor, since a compiled forward would be compiled anew for every other number of Python's;
+        # one for each channel, so that finish_update works on tensors of one shape.
+        self.register_buffer("update_statistics", torch.zeros(2, num_features), persistent=False)
+        self.register_buffer("update_ghosts", torch.zeros(num_features), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        ghosts = max(1, round(len(x) / self.ghost_batch))
-        if ghosts == 1:
-            return self._normalise(x)
-        size, rest = divmod(len(x), ghosts)
-        # Not tensor_split: its gradient is a sum of one tensor of x's size for every ghost, split's is one copy.
-        parts = x.split([size + 1] * rest + [size] * (ghosts - rest))
-        return torch.cat([self._normalise(ghost) for ghost in parts])
-
-    def _normalise(self, ghost: Tensor) -> Tensor:
-        self._ghosts_seen += 1
-        share = 1.0 / self._ghosts_seen  # makes batch_norm's moving average the plain mean over the update's ghosts
-        return F.batch_norm(ghost, self.update_mean, self.update_var, self.weight, self.bias, True, share, self.eps)
-
-    def finish_update(self, global_batch: int) -> None:
-        """Moves the running statistics after an update of global_batch samples (over all workers)."""
-        if self._ghosts_seen:
-            step = 1.0 - (1.0 - self.momentum) ** (global_batch / self.ghost_batch)
-            self.running_mean.lerp_(self.update_mean, step)
-            self.running_var.lerp_(self.update_var, step)
-            self._ghosts_seen = 0
+        sizes = cut(len(x), self.ghost_batch)
+        y, statistics = normalise(x, self.weight, self.bias, sizes, self.eps)
+        self.update_statistics.add_(statistics)
+        self.update_ghosts.add_(len(sizes))
+        return y
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, ghost_batch={self.ghost_batch}, eps={self.eps}, momentum={self.momentum}"
+
+
+def finish_update(model: nn.Module, global_batch: int) -> None:
+    """Moves the running statistics of every ghost batch norm after an update of global_batch samples over all workers.
+
+    Those of a norm that saw none of them stay as they were.
+    """
+    norms = [module for module in model.modules() if isinstance(module, GhostBatchNorm)]
+    if not norms:
+        return
+    # All norms in a few calls: one by one they would be hundreds, and on a GPU as many launches.
+    running = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    sums = [part for norm in norms for part in norm.update_statistics.unbind()]
+    ghosts = [norm.update_ghosts for norm in norms for _ in range(2)]
+    steps = [1.0 - (1.0 - norm.momentum) ** (global_batch / norm.ghost_batch) for norm in norms for _ in range(2)]
+    # (mean - running) * step, where the mean is sum / ghosts, and 0 where there were none
+    moves = torch._foreach_sub(sums, torch._foreach_mul(running, ghosts))
+    torch._foreach_div_(moves, torch._foreach_clamp_min(ghosts, 1.0))
+    torch._foreach_mul_(moves, steps)
+    torch._foreach_add_(running, moves)
+    torch._foreach_zero_([norm.update_statistics for norm in norms])
+    torch._foreach_zero_([norm.update_ghosts for norm in norms])
 
 
 def convert_batch_norm(model: nn.Module, ghost_batch: int) -> nn.Module:
@@ -101,10 +110,3 @@ def _ghost_of(plain: _BatchNorm, ghost_batch: int) -> GhostBatchNorm:
     ghost = GhostBatchNorm(plain.num_features, ghost_batch, plain.eps, plain.momentum, plain.affine)
     ghost.load_state_dict({key: value for key, value in plain.state_dict().items() if key != "num_batches_tracked"})
     return ghost.to(plain.running_mean.device, plain.running_mean.dtype).train(plain.training)  # type: ignore[union-attr]
-
-
-def finish_update(model: nn.Module, global_batch: int) -> None:
-    """Tells every ghost batch norm that an update of global_batch samples is complete."""
-    for module in model.modules():
-        if isinstance(module, GhostBatchNorm):
-            module.finish_update(global_batch)

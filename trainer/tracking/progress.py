@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Protocol, SupportsFloat
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from trainer.rule import EpochDecision
 
-_REFRESH_S = 0.5  # reading the loss waits for the device, so not at every update
+_REFRESH_S = 0.5  # drawing the bar takes a millisecond of the interpreter's time
 
 
 class RunProgress(Protocol):
     """Told by the loop; samples are counted over all workers."""
 
     def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None: ...
-    def update_done(self, samples: int, loss: SupportsFloat, lr: float) -> None: ...
+    def update_done(self, samples: int, loss: float, lr: float) -> None: ...
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
     def close(self) -> None: ...
 
@@ -29,7 +29,7 @@ class SilentProgress:
     def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
         return None
 
-    def update_done(self, samples: int, loss: SupportsFloat, lr: float) -> None:
+    def update_done(self, samples: int, loss: float, lr: float) -> None:
         return None
 
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -48,7 +48,7 @@ class LineProgress:
     def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
         return None
 
-    def update_done(self, samples: int, loss: SupportsFloat, lr: float) -> None:
+    def update_done(self, samples: int, loss: float, lr: float) -> None:
         return None
 
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -74,6 +74,7 @@ class BarProgress:
             TextColumn("lr {task.fields[lr]}"),
             TimeRemainingColumn(),
             console=console,
+            refresh_per_second=1 / _REFRESH_S,
         )
         self._task = self._bar.add_task("", total=total_samples, epoch="-", loss="-", speed="-", batch="-", lr="-")
         self._bar.start()
@@ -89,12 +90,12 @@ class BarProgress:
         )
         self._world_size = decision.plan.world_size
 
-    def update_done(self, samples: int, loss: SupportsFloat, lr: float) -> None:
+    def update_done(self, samples: int, loss: float, lr: float) -> None:
         self._bar.advance(self._task, samples)
         self._samples_since += samples
         passed = time.monotonic() - self._shown_at
         if passed >= _REFRESH_S:
-            self._show(float(loss) * self._world_size, self._samples_since / passed, lr)
+            self._show(loss * self._world_size, self._samples_since / passed, lr)
 
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self._bar.console.print(epoch_line(epoch, self._epochs, metrics), soft_wrap=True)
