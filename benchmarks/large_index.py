@@ -75,7 +75,7 @@ def requests(root: Path) -> dict[str, float]:
     index = index_file.open_index(root)
     border = len(index)
     return {
-        "the first of an epoch, 64": _request(index, 0, 64),
+        "the first of a run, 64": _request(index, 0, 64),
         "across the border to the next epoch, 64": _request(index, border - 32, 64),
         "the first after a restart just before a border, 64": _request(index, 4 * border - 32, 64),
         **{

@@ -1,8 +1,8 @@
 """What an image of CIFAR-10's size costs where the set is held in memory: our stream beside plainer ways to a batch.
 
 50,000 images of 32 x 32 (random bytes: their values change nothing), float32 batches out. The floor is one gather from
-normalised floats, without augmentation. "Obviously" is the same crops and flips written the first way that comes to
-mind: image by image with slices, then normalised as a batch. The DataLoader's set does per sample what torchvision's
+normalised floats, without augmentation. "Image by image" is the same crops and flips written the first way that comes
+to mind: with slices, then normalised as a batch. The DataLoader's set does per sample what torchvision's
 RandomCrop(32, padding=4), flip and Normalize do. With a GPU all but the DataLoader hold the set there.
 
 python -m benchmarks.small_images [--batch 128] [--rounds 9] [--batches 40] [--device cuda]
@@ -28,7 +28,7 @@ from dali_pipelines.sample_order import Shard, sample_ids
 
 SEED, N, SIDE, PADDING = 1, 50_000, 32, 4
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
-OURS, FLOOR, OBVIOUS = "this project", "one gather of floats, nothing else", "crops and flips, obviously"
+OURS, FLOOR, ONE_BY_ONE = "this project", "one gather of floats, nothing else", "crops and flips, image by image"
 LOADER = "torch DataLoader, {} workers"
 
 Batches = Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]  # first position -> batches
@@ -87,7 +87,7 @@ def gather(images: LabelledImages, options: argparse.Namespace) -> Batches:
     return batches
 
 
-def obviously(images: LabelledImages, options: argparse.Namespace) -> Batches:
+def one_by_one(images: LabelledImages, options: argparse.Namespace) -> Batches:
     mean, std = constants(options.device)
     planes = torch.from_numpy(images.images).permute(0, 3, 1, 2)
     padded = torch.nn.functional.pad(planes, (PADDING,) * 4).to(options.device)
@@ -158,10 +158,10 @@ def main() -> None:
         OURS: our_stream(dataset, options, torch.contiguous_format),
         f"{OURS}, channels_last": our_stream(dataset, options, torch.channels_last),
         FLOOR: gather(images, options),
-        OBVIOUS: obviously(images, options),
+        ONE_BY_ONE: one_by_one(images, options),
         **{LOADER.format(workers): data_loader(images, options, workers) for workers in (0, 2)},
     }
-    difference = next(ways[OURS](0))[0] - next(ways[OBVIOUS](0))[0]
+    difference = next(ways[OURS](0))[0] - next(ways[ONE_BY_ONE](0))[0]
     assert difference.abs().max() < 1e-5, "the same crops and flips"
     measured = in_turns({name: timed(way, options) for name, way in ways.items()}, options.rounds)
     print(

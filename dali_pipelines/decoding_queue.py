@@ -50,9 +50,10 @@ class DecodingQueue:
     def start(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Any]]:
         """Begin to decode now; the iterator yields (request, what the graph delivers) in the order of the requests.
 
-        Ends the stream that was started before, whether or not it was read to its end. What is delivered belongs to the
-        reader: DALI does not write to its memory again. Reading raises DecodingFailed, after which the rest of the
-        requests may be started as a new stream. A DataError that the requests raise ends the stream.
+        Ends the stream that was started before, whether or not it was read to its end. DALI does not write to the
+        memory of what is delivered before the reader drops it (on a GPU: drops it after the device has read it, see
+        transfer.LentMemory). Reading raises DecodingFailed, after which the rest of the requests may be started as a
+        new stream. A DataError that the requests raise ends the stream.
         """
         self._requests = iter(())
         while self._in_flight:
@@ -86,8 +87,7 @@ class DecodingQueue:
     def _take(self) -> tuple[Request, Any]:
         assert self._pipeline is not None, "the queue is closed"
         device = self._placement.device
-        # On a GPU the outputs are bound to the stream that reads them, so that DALI reuses the memory of a dropped
-        # batch only behind the work that was queued on it.
+        # On a GPU the stream that reads the outputs waits for them, not the host.
         reader = torch.cuda.current_stream(device) if device.type == "cuda" else None
         try:
             (output,) = self._pipeline.share_outputs(reader)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from dali_pipelines.mending_queue import LabelRule, MendingQueue, labels_as_aske
 from dali_pipelines.normalisation import Normalisation
 from dali_pipelines.resizing import Resizer
 from dali_pipelines.sample_order import Shard, evaluation_batches, micro_batch_starts
-from dali_pipelines.transfer import on_device
+from dali_pipelines.transfer import LentMemory, on_device
 from dali_pipelines.unreadable import UnreadableFiles
 
 _LOADED_AT_ONCE = 512  # images; those that are held in memory are small
@@ -61,6 +63,7 @@ class ImageFilePipeline:
         self._normalise = normalise
         # On a GPU DALI resizes, and the images come as they are shown.
         self._resizer = None if placement.device.type == "cuda" else Resizer(image_size, threads)
+        self._lent = LentMemory()
         self.unreadable = files
         options = {"max_batch": max_micro_batch, "threads": threads, "prefetch": prefetch}
         shown = training_graph if augmentation.crop != "none" else centre_graph
@@ -116,9 +119,17 @@ class ImageFilePipeline:
     def _finished(
         self, index: DatasetIndex, decoded: Iterator[tuple[Request, Any]], labels: LabelRule
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for request, images in decoded:
-            shown = self._resizer(images, request.columns) if self._resizer is not None else images
-            yield self._normalise(shown), on_device(labels(index, request), self._device)
+        # Not in a loop, whose variables would keep what was decoded while the reader works.
+        return starmap(partial(self._batch, index, labels), decoded)
+
+    def _batch(
+        self, index: DatasetIndex, labels: LabelRule, request: Request, images: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        shown = self._resizer(images, request.columns) if self._resizer is not None else images
+        batch = self._normalise(shown), on_device(labels(index, request), self._device)
+        if self._device.type == "cuda":
+            self._lent.keep(shown, torch.cuda.current_stream(self._device).record_event())
+        return batch
 
 
 def load_images(index: DatasetIndex, threads: int, files: UnreadableFiles, label_rule: LabelRule) -> LabelledImages:

@@ -19,6 +19,7 @@ _PIL_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 _ORIENTATION_TAG = 0x0112
 _TURNED = range(5, 9)  # EXIF orientations that swap height and width
 _MOST_PIXELS = 178_956_970  # where PIL too begins to suspect a bomb: half a gigabyte decoded
+_MOST_DRAWN_OUT = 2500  # longer side over shorter; evaluation resizes by the shorter, and the longer grows with it
 _FIRST_READ = 4096  # bytes; holds the whole header of a JPEG without thumbnail or colour profile
 
 _ReadAt = Callable[[int, int], bytes]  # (offset, length) -> that many bytes, fewer at the end of the file
@@ -39,6 +40,8 @@ def image_size(path: str | bytes) -> tuple[int, int]:
         os.close(descriptor)
     if not 0 < size[0] * size[1] <= _MOST_PIXELS:
         raise DataError(f"its header claims {size[0]} x {size[1]} pixels")
+    if max(size) > _MOST_DRAWN_OUT * min(size):
+        raise DataError(f"its {size[0]} x {size[1]} pixels are a line, and resized they would take gigabytes")
     return size
 
 

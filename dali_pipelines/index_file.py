@@ -138,7 +138,8 @@ def _read_array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any]) -> ND
     end the runs that touch it (SIGBUS).
     """
     member = archive.getinfo(f"{name}.npy")
-    if member.compress_type != zipfile.ZIP_STORED or member.file_size > os.path.getsize(str(archive.filename)):
+    claimed = max(member.file_size, member.compress_size)
+    if member.compress_type != zipfile.ZIP_STORED or claimed > os.path.getsize(str(archive.filename)):
         raise ValueError("this could be of any size in memory")
     content = archive.read(member)
     header = io.BytesIO(content)

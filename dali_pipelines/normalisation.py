@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 _VALUES_AT_ONCE = 1 << 17  # a photo, or some forty small images: they stay in a core's cache from step to step
 _SPARE_BATCHES = 3
+_ALIGNED_TO = 64  # bytes, as PyTorch's own memory: some libraries' sums depend on where an array begins
 
 
 class Normalisation:
@@ -66,9 +67,10 @@ class BatchMemory:
         """A float32 tensor of any content."""
         size = math.prod(shape)
         block = self._spare.pop() if self._spare else None
-        if block is None or block.size < size:
-            block = np.empty(size, dtype=np.float32)
-        view = block[:size]
+        if block is None or block.size < size + _ALIGNED_TO // 4:
+            block = np.empty(size + _ALIGNED_TO // 4, dtype=np.float32)
+        start = -block.ctypes.data % _ALIGNED_TO // 4
+        view = block[start : start + size]
         # The tensor's storage, which its views share, holds this view: it goes when the last of them does.
         weakref.finalize(view, self._give_back, block).atexit = False
         return torch.from_numpy(view).view(shape)

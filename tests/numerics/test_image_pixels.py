@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nvidia.dali.data_node import DataNode
 from PIL import Image, ImageOps
 
 from dali_pipelines.augmentation import Augmentation, crop_windows, draws_at, flips
+from dali_pipelines.decoding_queue import DecodingQueue
+from dali_pipelines.graphs import Placement, centre_graph, training_graph
 from dali_pipelines.pipeline import open_dataset
-from dali_pipelines.sample_order import sample_ids
+from dali_pipelines.sample_order import Shard, sample_ids
 from tests.photo_streams import SEED, SIDE, collected, grey_levels, stream, unpacked
 
 pytestmark = pytest.mark.numerics
@@ -71,6 +74,22 @@ def test_flips_mirror_left_and_right(photos):
     assert 20 < chosen.sum() < 60
     for one, other, flipped in zip(plain, mirrored, chosen, strict=True):
         assert torch.equal(one.flip(2) if flipped else one, other)
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "none"])
+def test_what_a_gpu_is_asked_to_show_is_what_the_cpu_shows(photos, crop, monkeypatch):
+    monkeypatch.setattr(DataNode, "gpu", lambda node: node)  # the GPU's graph, and nothing on one
+    pipeline = stream(photos, augmentation=Augmentation(crop=crop))
+    make = training_graph if crop == "random_resized" else centre_graph
+    graph = make(Placement(torch.device("cuda", 0), decode_on_gpu=False), SIDE, (1, 1))
+    here = Placement(torch.device("cpu"), decode_on_gpu=False)
+    queue = DecodingQueue(graph, here, max_batch=40, threads=1, prefetch=1)
+    ((_, shown),) = queue.start(iter([pipeline._training_request(np.arange(40), {})]))
+    ((expected, _),) = pipeline.batches(Shard(0, 1, 40, 1, 0, 40))
+    difference = np.abs(shown.numpy() - grey_levels(expected))
+    # DALI's filter repeats the image's edge where PIL's ends with it, and rounds once where PIL rounds twice.
+    assert difference.mean(axis=(1, 2, 3)).max() < 0.5
+    assert difference[:, 1:-1, 1:-1].max() < 2
 
 
 def one_by_one(tmp_path: Path, files: list[Path]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -107,6 +108,31 @@ def test_evaluation_between_two_batches_does_not_disturb_training(photos):
     assert sum(len(labels) for _, labels in pipeline.evaluation_batches(0, 1, 10)) == 22
     images += [batch for batch, _ in training]
     assert torch.equal(torch.cat(images), collected(stream(photos), 1, 20, 1, 0, 80)[0])
+
+
+def test_dali_does_not_write_to_what_it_delivered_while_somebody_holds_it(photos):
+    pipeline = stream(photos, prefetch=3)
+    positions = (np.arange(start, start + 16) for start in range(0, 480, 16))
+    kept = [
+        (image, image.copy()) for _, images in pipeline._train_queue.start(positions) for image in images
+    ]  # each copied while the next micro-batches are decoded
+    assert len({image.ctypes.data for image, _ in kept}) == 480
+    assert all(np.array_equal(image, copy) for image, copy in kept)
+
+
+def test_decoded_images_go_as_soon_as_a_batch_is_made_of_them(photos, monkeypatch):
+    pipeline, decoded = stream(photos), []
+    resize = pipeline._resizer
+
+    def resized(images, columns):
+        decoded.extend(map(weakref.ref, images))
+        return resize(images, columns)
+
+    monkeypatch.setattr(pipeline, "_resizer", resized)
+    for number, _ in enumerate(pipeline.batches(Shard(0, 1, 8, 1, 0, 24)), 1):
+        assert len(decoded) == 8 * number
+        assert not any(image() is not None for image in decoded)
+    monkeypatch.undo()
 
 
 def test_images_stay_as_they_are_while_later_ones_are_decoded(photos):

@@ -132,6 +132,15 @@ def test_a_header_that_claims_gigabytes_is_not_believed(tmp_path):
         size_of(bytes(content), tmp_path)
 
 
+@pytest.mark.parametrize("size", [(1, 2501), (2501, 1)])
+def test_a_line_is_refused_since_its_shorter_side_decides_how_large_evaluation_makes_it(size, tmp_path):
+    Image.new("L", size).save(tmp_path / "line.png")
+    with pytest.raises(DataError, match=rf"its {size[1]} x {size[0]} pixels are a line, and resized they would take"):
+        image_size(str(tmp_path / "line.png"))
+    Image.new("L", (2500, 1)).save(tmp_path / "thin.png")
+    assert image_size(str(tmp_path / "thin.png")) == (1, 2500)
+
+
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     with pytest.raises(DataError, match="No such file"):
         image_size(str(tmp_path / "none.jpg"))

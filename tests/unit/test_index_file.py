@@ -223,6 +223,13 @@ def test_an_index_that_cannot_be_right_is_built_again(root, scans, changes):
     assert len(scans) == 2
 
 
+def test_an_index_that_watches_another_folder_is_built_again(root, scans):
+    expected = open_index(root)
+    forged(root / ".image-index.npz", stamps={**expected.stamps, "..": root.parent.stat().st_mtime_ns})
+    assert same(open_index(root), expected)
+    assert len(scans) == 2
+
+
 PARTS_OF_PATHS = ["", ".", "..", "a", "..a", "a..", "..."]
 PATHS = ["/".join(parts) for length in (1, 2, 3) for parts in itertools.product(PARTS_OF_PATHS, repeat=length)]
 
@@ -264,12 +271,14 @@ def test_a_saved_index_needs_little_more_memory_than_its_paths(tmp_path, monkeyp
     assert peak / images < held / images + max(len(paths) / images, 8) + 2 * 1_000_000 / images
 
 
-def test_a_table_of_contents_that_claims_a_huge_array_costs_no_memory(root):
+@pytest.mark.parametrize("fields", [(20, 24), (20,), (24,)], ids=["both", "compressed", "uncompressed"])
+def test_a_table_of_contents_that_claims_a_huge_array_costs_no_memory(root, fields):
     expected = open_index(root)
     file = root / ".image-index.npz"
     content = bytearray(file.read_bytes())
     entry = content.rindex(b"PK\1\2")  # of the last array
-    content[entry + 20 : entry + 28] = struct.pack("<II", 2**31, 2**31)
+    for field in fields:
+        content[entry + field : entry + field + 4] = struct.pack("<I", 2**31)
     file.write_bytes(content)
     assert peak_memory_of(lambda: same(open_index(root), expected)) < 10_000_000
 

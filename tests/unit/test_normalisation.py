@@ -54,6 +54,15 @@ def test_memory_that_is_free_is_used_again():
     assert memory.empty((40, 5)).shape == (40, 5)  # a larger one is made
 
 
+@pytest.mark.parametrize("values", [1, 17, 1000, 100_003])
+def test_batches_begin_where_pytorchs_own_memory_would(values):
+    # In a run, its repetition and its resumption: a product of matrices may depend on it in the last bit.
+    memory = BatchMemory()
+    held = [memory.empty((values,)) for _ in range(20)]
+    again = [memory.empty((values,)) for _ in range(2) if held.pop() is not None]
+    assert {batch.data_ptr() % 64 for batch in (*held, *again)} == {0}
+
+
 def test_memory_is_not_used_again_while_a_part_of_the_batch_is_in_use():
     memory = BatchMemory()
     batch = memory.empty((4, 5)).fill_(7)
