@@ -61,9 +61,9 @@ def parts(photos: Path, data: Path | None, gpus: int) -> list[Part]:
         return Part(name, (module, *map(str, filter(None, folders)), *options.split()), limit_s)
 
     everything = [
-        part("training", 420, "gpu_training", "", f"{SMALL} --image-size 32 --batch 4", photos),
+        part("training", 600, "gpu_training", "", f"{SMALL} --image-size 32 --batch 4", photos),
         part("input", 240, "gpu_input", "", "--batch 4 --seconds 0.1 --threads 1 2", photos),
-        part("cifar", 200, "gpu_cifar", "", f"{SMALL} --batches 16", data),
+        part("cifar", 300, "gpu_cifar", "", f"{SMALL} --batches 16", data),
         part("loop", 60, "loop_overhead", "--rounds 10", "--rounds 1"),
         part("compute", 150, "compute", COMPUTE, "--networks small-convnet --micro-batch 4 --rounds 1"),
         part("ghosts", 90, "ghost_batch_norm", "--only networks --rounds 5", "--only layers --rounds 1"),

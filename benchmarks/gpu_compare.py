@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from benchmarks.gpu_chip import device_name, share_of_peak
 from benchmarks.gpu_loops import Input, Setting, bare, prepare, profiled, seconds, service
 from benchmarks.gpu_trace import Profile
 from benchmarks.side_by_side import Times, in_turns, ratios, spread
+from trainer.cli.compiler import CompileError
 
 COLUMNS = ("service / bare, time", "share of bf16 peak", "GPU idle, service / bare", "host waits an update, both")
 
@@ -41,15 +43,32 @@ class Comparison:
 
 def compare(setting: Setting, images: Input, warm_up: int, updates: int, rounds: int) -> Comparison:
     """Both loops over these images; what is profiled is no part of a round."""
-    torch.compiler.reset()
-    loops = {loop: prepare(setting, images) for loop in (service, bare)}
+    let_go()
+    loops = {loop: prepare(setting, images, weights_too=loop is bare) for loop in (service, bare)}
     contestants = {
         loop.__name__: lambda loop=loop, trained=trained: seconds(loop, trained, warm_up, updates)
         for loop, trained in loops.items()
     }
     took = in_turns(contestants, rounds)
-    profiles = [profiled(loop, trained, warm_up, min(updates, 20)) for loop, trained in loops.items()]
+    profiles = [profiled(loop, trained, warm_up, min(updates, 10)) for loop, trained in loops.items()]
     return Comparison(setting, took, profiles)
+
+
+def let_go() -> None:
+    """Gives back the device's memory that networks before held: the next one needs it, or another process."""
+    torch.compiler.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def cells_or_why_not(measured: Callable[[], list[str]], cells: int) -> list[str]:
+    """So many cells: what was measured, or the reason, since a network that cannot be compiled or does not fit into the
+    device's memory is to cost no other row."""
+    try:
+        return measured()
+    except (CompileError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace("|", "/")
+    return [reason, *["-"] * (cells - 1)]
 
 
 def percent(share: float | None) -> str:

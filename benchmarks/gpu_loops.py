@@ -28,6 +28,7 @@ from trainer.engine.optimizer import build_optimizer
 from trainer.engine.train import train
 from trainer.engine.update import autocast
 from trainer.models import build_model
+from trainer.models.ghost_batch_norm import finish_update
 from trainer.rule import EpochDecision, Limits, Reference, Schedule
 from trainer.tracking.tracker import Trackers
 
@@ -135,11 +136,13 @@ class Trained:
 Loop = Callable[[Trained, Window], None]
 
 
-def prepare(setting: Setting, images: Input) -> Trained:
-    """A fresh network, the same each time."""
+def prepare(setting: Setting, images: Input, weights_too: bool = False) -> Trained:
+    """A fresh network, the same each time. weights_too: whether parameters lie in the memory format as well, which a
+    tutorial has; the service leaves them as they are."""
     torch.manual_seed(0)
-    model = build_model(setting.network, setting.classes, setting.ghost_batch)
-    model = model.to(setting.device, memory_format=setting.memory_format)
+    model = build_model(setting.network, setting.classes, setting.ghost_batch).to(setting.device)
+    if weights_too:
+        model = model.to(memory_format=setting.memory_format)
     optimizer = build_optimizer("momentum", model, lr=LR, momentum=MOMENTUM, weight_decay=1e-4)
     module = compiler(setting.compile, setting.device)(model)
     return Trained(setting, images, model, module, optimizer)
@@ -178,6 +181,7 @@ def bare(trained: Trained, window: Window) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        finish_update(trained.model, setting.batch)  # a part of the network: its running statistics
         window.update_done(setting.batch, loss, LR)
 
 

@@ -26,7 +26,8 @@ _WAITS = re.compile(r"cuda(Stream|Device|Event)Synchronize|cu(Stream|Ctx|Event)S
 @dataclass(frozen=True, slots=True)
 class Profile:
     """idle: share (0 to 1) of the time from the first kernel to the end of the last in which none ran. waits: how often
-    the loop's own thread waited for the device, per update. None where there were no kernels."""
+    the loop's own thread asked to wait for the device, per update, also for what had long been done. None where there
+    were no kernels, or none of that thread's."""
 
     idle: float | None
     waits: float | None
@@ -53,7 +54,8 @@ def summary(events: Sequence[Event], updates: int) -> Profile:
     if not kernels:
         return Profile(None, None)
     first, last = min(begin for begin, _ in kernels), max(end for _, end in kernels)
-    return Profile(1 - covered(kernels) / (last - first), _waits(timed) / updates)
+    waits = _waits(timed)
+    return Profile(1 - covered(kernels) / (last - first), None if waits is None else waits / updates)
 
 
 def covered(intervals: Sequence[tuple[float, float]]) -> float:
@@ -65,14 +67,12 @@ def covered(intervals: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-def _waits(timed: Sequence[Event]) -> int:
-    calls = [event for event in timed if event.get("cat") in ("cuda_runtime", "cuda_driver")]
+def _waits(timed: Sequence[Event]) -> int | None:
+    # Threads of DALI wait by themselves.
+    calls = [e for e in timed if e.get("cat") in ("cuda_runtime", "cuda_driver") and e["tid"] == e["pid"]]
     launches = [event["ts"] for event in calls if "LaunchKernel" in event["name"]]
-    # The profiler waits too, before the first launch and after the last; and threads of DALI wait by themselves.
-    return sum(
-        1
-        for event in calls
-        if event["tid"] == event["pid"]
-        and min(launches) < event["ts"] < max(launches)
-        and _WAITS.fullmatch(event["name"])
-    )
+    if not launches:
+        return None
+    # The profiler waits too, before the first launch and after the last.
+    first, last = min(launches), max(launches)
+    return sum(1 for event in calls if first < event["ts"] < last and _WAITS.fullmatch(event["name"]))

@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.apart import EndedEarly, apart
 from benchmarks.gpu_chip import device_name, device_of, flops_per_image
-from benchmarks.gpu_compare import COLUMNS, about_the_peak, compare
+from benchmarks.gpu_compare import COLUMNS, about_the_peak, cells_or_why_not, compare, let_go
 from benchmarks.gpu_loops import Setting, Synthetic, prepare, seconds, service
 from benchmarks.side_by_side import spread, table
 
@@ -69,6 +69,9 @@ def main() -> None:
     if arguments.photos is None:
         print("\nFed from files: no PHOTOS were named.")
         return
+    if not rates:
+        raise SystemExit("Fed from files: no setting trained without input.")
+    let_go()
     fastest = max(rates, key=rates.__getitem__)
     norm, layout, compiled = fastest.words()
     print(f"\nFed from {arguments.photos.name}: batch norm {norm}, {layout}, compiled: {compiled}.\n")
@@ -90,10 +93,14 @@ def without_input(first: Setting, warm_up: int, updates: int, rounds: int) -> di
     def row(ghost: int | None, layout: torch.memory_format, compiled: bool) -> list[str]:
         ghost_batch = None if ghost is None else min(ghost, first.batch)
         setting = replace(first, ghost_batch=ghost_batch, memory_format=layout, compile=compiled)
-        compared = compare(setting, Synthetic(setting), warm_up, updates, rounds)
-        rates[setting] = statistics.median(compared.images_per_s("service"))
-        each = [spread(compared.images_per_s(loop), 0) for loop in ("service", "bare")]
-        return [*setting.words(), *each, *compared.cells(flops)]
+
+        def measured() -> list[str]:
+            compared = compare(setting, Synthetic(setting), warm_up, updates, rounds)
+            rates[setting] = statistics.median(compared.images_per_s("service"))
+            each = [spread(compared.images_per_s(loop), 0) for loop in ("service", "bare")]
+            return [*each, *compared.cells(flops)]
+
+        return [*setting.words(), *cells_or_why_not(measured, len(headings) - 3)]
 
     headings = ("batch norm", "format", "compiled", "service, images/s", "bare, images/s", *COLUMNS)
     table(headings, (row(*one) for one in SETTINGS))

@@ -96,7 +96,8 @@ def worker(args: argparse.Namespace) -> None:
         with pair(collective) as connection:
             found[backward] = in_turns(contestants, args.rounds)
     if collective.rank == 0:
-        megabytes = {name: statistics.median(values) / 1e6 for name, values in sent.items()}
+        on_lo = device.type == "cpu"  # GPUs have ways of their own
+        megabytes = {name: statistics.median(values) / 1e6 if on_lo else None for name, values in sent.items()}
         args.report.write_text(json.dumps({"seconds": found, "megabytes": megabytes, "gradients": nbytes / 1e6}))
     collective.all_reduce(torch.zeros(1))
     collective.close()
@@ -142,7 +143,7 @@ def show(found: dict[str, dict]) -> None:
             seen = [a - b for a, b in zip(values, seconds[ALONE], strict=True)] if is_way else values
             cells = [name, spread(values, 0, 1000), "", ""]
             if is_way:
-                cells[2:] = spread(seen, 0, 1000), f"{megabytes[name]:.1f}"
+                cells[2:] = spread(seen, 0, 1000), "-" if megabytes[name] is None else f"{megabytes[name]:.1f}"
             if raw:
                 cells.append("" if name == ALONE else spread([a / b for a, b in zip(seen, raw, strict=True)]))
             rows.append(cells)

@@ -1,11 +1,14 @@
 """One worker of the wire tests: updates of a small network for each case; what they sent, and what came of them.
 
-usage: wire_worker.py ddp|horovod OUT_PREFIX WIRE:ACCUMULATION_STEPS...
+usage: wire_worker.py ddp|horovod OUT_PREFIX WIRE:ACCUMULATION_STEPS[:apart]...
+
+apart: the backward pauses between its two buckets, for longer than a cycle of Horovod's.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -19,25 +22,30 @@ from trainer.engine.update import run_update
 from trainer.environment import detect_launch
 from trainer.rule import BatchPlan
 
-WIDTH, LAYERS, UPDATES = 1024, 8, 4
-GRADIENT_BYTES = 4 * (LAYERS * WIDTH**2 + 10 * WIDTH)  # two buckets
+WIDTH, LAYERS, UPDATES = 1024, 7, 3
+GRADIENT_BYTES = 4 * (LAYERS * WIDTH**2 + 10 * WIDTH)  # two buckets: the first layer does not fit into the other's
+CYCLE_S = 0.04
+WIRES = {"float32": None, "float16": torch.float16}
 
 
 def main(library: str, prefix: str, *cases: str) -> None:
     collective = open_collective(library, detect_launch())
-    found = {case: make_updates(collective, *case.split(":")) for case in cases}
+    found: dict[str, object] = {case: make_updates(collective, *case.split(":")) for case in cases}
+    found["arrives"] = [arrives(collective, of_the_largest) for of_the_largest in (0.99, 1.01)]
     torch.save(found, f"{prefix}{collective.rank}.pt")
     collective.all_reduce(torch.zeros(1))
     collective.close()
     leave(0)
 
 
-def make_updates(collective: Collective, wire: str, accumulation_steps: str) -> dict[str, object]:
+def make_updates(collective: Collective, wire: str, accumulation_steps: str, pause: str = "") -> dict[str, object]:
     torch.manual_seed(0)
     layers = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)]
+    if pause:
+        layers[0].register_full_backward_pre_hook(lambda *_: time.sleep(3 * CYCLE_S))
     model = nn.Sequential(nn.Flatten(), *layers, nn.Linear(WIDTH, 10, bias=False))
     optimizer = build_optimizer("momentum", model, lr=0.1, momentum=0.9, weight_decay=0.0)
-    module = collective.wrap(model, torch.float16 if wire == "float16" else None)
+    module = collective.wrap(model, WIRES[wire])
     plan = BatchPlan(2, int(accumulation_steps), collective.world_size)
     images = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(collective.rank))
     sent = []
@@ -48,6 +56,18 @@ def make_updates(collective: Collective, wire: str, accumulation_steps: str) -> 
         collective.all_reduce(torch.zeros(1))
         sent.append(bytes_on_loopback() - before)
     return {"state": model.state_dict(), "sent": sent}
+
+
+def arrives(collective: Collective, of_the_largest: float) -> bool:
+    """Whether a gradient of rank 0's, so much of what the collective lets through as float16, is there in the sum."""
+    model = nn.Linear(1, 1, bias=False)
+    module = collective.wrap(model, torch.float16)
+    gradient = of_the_largest * collective.largest_gradient if collective.rank == 0 else 0.0
+    with collective.micro_step(last=True):
+        (module(torch.full((1, 1), gradient)).sum() * collective.gradient_divisor).backward()
+    collective.finish_gradients()
+    assert model.weight.grad is not None, "a backward leaves a gradient"
+    return bool(torch.isfinite(model.weight.grad))
 
 
 def bytes_on_loopback() -> int:

@@ -7,7 +7,9 @@ import torch
 
 from benchmarks.gpu_all import parts
 from benchmarks.gpu_chip import bf16_peak_tflops, flops_per_image, percentages, share_of_peak
+from benchmarks.gpu_compare import cells_or_why_not
 from benchmarks.gpu_trace import Profile, covered, summary
+from trainer.cli.compiler import CompileError
 
 pytestmark = pytest.mark.unit
 
@@ -86,6 +88,23 @@ def test_a_trace_tells_how_idle_the_gpu_was_and_how_often_the_loop_waited():
 
 def test_a_trace_without_kernels_tells_nothing():
     assert summary([event("cpu_op", "aten::add", 0, 1)], updates=1) == Profile(None, None)
+
+
+def test_where_no_call_is_known_to_be_the_loops_own_its_waits_are_not_known():
+    trace = [event("cuda_runtime", "cudaLaunchKernel", 10, 1, tid=2), event("kernel", "conv", 20, 40, tid=7)]
+    assert summary(trace, updates=1) == Profile(idle=0.0, waits=None)
+
+
+def test_a_setting_that_cannot_be_measured_says_why_in_its_row_and_costs_no_other():
+    def failing():
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory | tried\nmore")
+
+    def without_compiler():
+        raise CompileError("no compiler")
+
+    assert cells_or_why_not(failing, 3) == ["CUDA out of memory / tried", "-", "-"]
+    assert cells_or_why_not(without_compiler, 2) == ["no compiler", "-"]
+    assert cells_or_why_not(lambda: ["1", "2"], 2) == ["1", "2"]
 
 
 def test_folders_reach_a_part_before_options_that_take_many_values(tmp_path):

@@ -2,7 +2,8 @@
 
 Parameters are dealt out in reverse order, which is about the order in which a backward comes to them. A buffer travels
 by itself under its own number, so its sum does not depend on when it was ready, nor on what else travels then: a run
-repeats itself to the bit. The gradients are views into the buffers: nothing is packed, nothing is copied back.
+repeats itself to the bit. The gradients are views into the buffers: a backward that finds none puts its own there, one
+copy, and later ones add to them; nothing is copied back.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ class GradientBuckets:
             raise failure
         for bucket in self._buckets:
             if bucket.on_wire is not bucket.flat:
-                bucket.flat.copy_(bucket.on_wire).mul_(1 / self._scale)
+                bucket.flat.copy_(bucket.on_wire)
+            if self._scale != 1:
+                bucket.flat.mul_(1 / self._scale)
 
     def release(self) -> None:
         """Lets go of the model, and of what was on its way when a worker was lost: the library holds it until then."""
@@ -136,12 +139,5 @@ def _bucket(parameters: list[nn.Parameter], wire: torch.dtype | None) -> _Bucket
     flat = torch.zeros(sum(lengths), dtype=parameters[0].dtype, device=parameters[0].device)
     views = {}
     for parameter, part in zip(parameters, flat.split(lengths), strict=True):
-        # Laid out as the parameter is, so that optimizers walk through both alike.
-        stride = parameter.stride() if _is_dense(parameter) else torch.empty(parameter.shape, device="meta").stride()
-        views[parameter] = part[: parameter.numel()].as_strided(parameter.shape, stride)
-        parameter.grad = views[parameter]
+        parameter.grad = views[parameter] = part[: parameter.numel()].view(parameter.shape)
     return _Bucket(flat, flat if wire in (None, flat.dtype) else flat.to(wire), views)
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ class Collective(Protocol):
     All ranks call the same methods in the same order. Gradients are to be summed, not averaged: the loss is divided by
     the global batch where it is computed, so the sum over workers is the gradient of the whole batch, whatever the cut.
     gradient_divisor is what the sum is divided by all the same; the loss has to be multiplied by it. largest_gradient:
-    an element above it arrives as infinite. Both are known after wrap().
+    an element of one worker's gradient above it arrives as infinite. Both are known after wrap().
     overlaps_backward: whether gradients travel while the last backward still runs; meets_in_backward: whether that ends
     only when all have added them up. board: where workers still find texts of each other when they no longer meet.
     """

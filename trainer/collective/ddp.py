@@ -65,10 +65,12 @@ class DdpCollective:
             **{_SYNC_BUFFERS: False},  # batch norm's running statistics are averaged before evaluation, not copied
         )
         if wire == torch.float16:
-            # In C++, since a hook in Python runs on Gloo's threads (see leave.py). It divides before it sends.
+            # In C++, since a hook in Python runs on Gloo's threads (see leave.py).
             self._module._register_builtin_comm_hook(dist.BuiltinCommHookType.FP16_COMPRESS)
-        self._scale, self.largest_gradient = scale_on(wire), largest_on(wire)
+        self._scale = scale_on(wire)
         self.gradient_divisor = self.world_size * self._scale
+        # A gradient becomes a float16 while it is still as many times too large as there are workers to divide by.
+        self.largest_gradient = largest_on(wire) / self.world_size
         return self._module
 
     def micro_step(self, last: bool) -> AbstractContextManager[object]:

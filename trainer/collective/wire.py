@@ -4,6 +4,7 @@ A float16 is exact to 2^-11 from 6e-5 to 65,504; below it loses bits, and above 
 worker's share of a mean over the global batch, which is small, and smaller the more workers there are. So gradients
 travel times SCALE: exact from 6e-8, of use from 6e-11, up to 64. A fixed power of two, since a scale that followed the
 gradients would be one more thing that a resumed run has to remember, and its rounding another on every fleet.
+DDP's own hook rounds what it has yet to divide by the number of workers: there both limits are that many times smaller.
 """
 
 from __future__ import annotations
