@@ -63,10 +63,10 @@ image-check: setup  ## build the images and train in containers over ssh, withou
 	@echo "images and layers are kept for the next time: podman image prune --all removes what nothing uses"
 
 hosts-check: setup  ## several hosts, each with an ssh server and a link that can be cut (as root; minutes)
-	$(BIN)/python -m pytest tests/cluster/test_hosts.py
+	$(BIN)/python -m pytest -raP tests/cluster/test_hosts.py
 
 slurm-check: setup  ## a real Slurm of two nodes (as root; minutes)
-	$(BIN)/python -m pytest tests/cluster/test_slurm.py
+	$(BIN)/python -m pytest -raP tests/cluster/test_slurm.py
 
 mlflow-check: setup  ## an MLflow server on PostgreSQL, runs from several hosts, its pages in a browser (as root; minutes)
 	$(BIN)/python -m pytest tests/cluster/test_mlflow_service.py
@@ -85,17 +85,28 @@ format: setup  ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## all benchmarks, as tables for docs/results.md: make bench PHOTOS=DIR DATA=DIR (photos in class folders, CIFAR-10)
-	$(BIN)/python benchmarks/plan_startup.py
-	$(BIN)/python benchmarks/loop_overhead.py
-	$(BIN)/python benchmarks/batch_change.py
-	$(BIN)/python benchmarks/ghost_batch_norm.py
-	$(BIN)/python benchmarks/checkpoint.py
-	$(BIN)/python benchmarks/fleet_startup.py
-	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.votes ddp
-	@test -n "$(PHOTOS)" || { echo "the input pipeline needs photos: make bench PHOTOS=DIR"; exit 2; }
-	$(BIN)/python benchmarks/input_pipeline.py "$(PHOTOS)"
+bench: setup  ## all benchmarks (an hour), as tables: make bench PHOTOS=DIR DATA=DIR (photos in class folders, CIFAR-10)
+	@test -n "$(PHOTOS)" || { echo "the input pipeline needs photos: make bench PHOTOS=DIR DATA=DIR"; exit 2; }
 	@test -n "$(DATA)" || { echo "predicted against measured time needs CIFAR-10: make bench PHOTOS=DIR DATA=DIR"; exit 2; }
+	$(BIN)/python -m benchmarks.input_pipeline "$(PHOTOS)"
+	$(BIN)/python -m benchmarks.small_images
+	$(BIN)/python -m benchmarks.large_index
+	$(BIN)/python -m benchmarks.loop_overhead
+	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.loop_overhead --library ddp
+	$(BIN)/horovodrun -np 2 $(BIN)/python -m benchmarks.loop_overhead --library horovod
+	$(BIN)/python -m benchmarks.logging_share
+	$(BIN)/python -m benchmarks.batch_change --photos "$(PHOTOS)"
+	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.votes ddp
+	$(BIN)/horovodrun -np 2 $(BIN)/python -m benchmarks.votes horovod
+	$(BIN)/python -m benchmarks.gradients
+	$(BIN)/python -m benchmarks.compute
+	$(BIN)/python -m benchmarks.optimizer_steps
+	$(BIN)/python -m benchmarks.ghost_batch_norm
+	$(BIN)/python -m benchmarks.checkpoint
+	$(BIN)/python -m benchmarks.mlflow_server
+	$(BIN)/python -m benchmarks.plan_startup
+	$(BIN)/python -m benchmarks.fleet_startup
+	$(BIN)/python -m benchmarks.fleet_prediction
 	VENV="$(VENV)" benchmarks/predicted_time.sh "$(DATA)" 3 $(BIN)/torchrun --nproc-per-node 2 -m
 
 bench-gpu: setup  ## what only a GPU can tell (ten minutes): make bench-gpu PHOTOS=DIR DATA=DIR OUT=FILE PARTS="training input"
