@@ -6,9 +6,9 @@ usage: python -m benchmarks.compute [--device cpu] [--networks NAME,...] [--micr
 Each contestant is a process of its own, since memory that is kept and its peak belong to a process; they take turns
 (an update each), and ratios are taken round by round. An update is forward, backward and a step of SGD with momentum on
 random images that lie on the device. "kept" means that freed memory stays with the process (trainer.cli.freed_memory;
-on a CPU the trainer does so). "huge pages" is torch's own THP_MEM_ALLOC_ENABLE. "weights too" gives the parameters the
-memory format of the images. --compile compares eager and compiled updates instead, over three sizes of the micro-batch,
-and says how long compiling took; on two CPU cores that takes minutes a network.
+on a CPU the trainer does so), as in all rows but "none" and "huge pages", which is torch's own THP_MEM_ALLOC_ENABLE.
+"weights too" gives the parameters the memory format of the images. --compile compares eager and compiled updates
+instead, over three sizes of the micro-batch, and says how long compiling took; that takes minutes a network.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import multiprocessing
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -45,11 +46,11 @@ class Setting:
     compiled: bool = False
 
 
-START = "none"
+START, KEPT = "none", "kept"
 SETTINGS = {
     START: Setting(keeps=False),
     "huge pages": Setting(keeps=False, huge_pages=True),
-    "kept": Setting(),
+    KEPT: Setting(),
     "channels_last": Setting(channels_last=True),
     "weights too": Setting(channels_last=True, weights_too=True),
     "fused": Setting(fused=True),
@@ -163,26 +164,29 @@ def main() -> None:
 def compare(work: Work, only: str | None, rounds: int) -> None:
     names = [START, *(name for name in only.split(",") if name != START)] if only else list(SETTINGS)
     if work.device != "cpu":
-        names = [name for name in names if name not in ("kept", "huge pages")]
+        names = [name for name in names if name not in (KEPT, "huge pages")]
     with ExitStack() as stack:
         contestants = {name: Contestant(stack, work, SETTINGS[name]) for name in names}
         measured = in_turns({name: bind(each, work.micro_batches[0]) for name, each in contestants.items()}, rounds)
+        bases = [base for base in (START, KEPT) if base in names]
         rows = [
             (
                 name,
                 spread(measured[name], 1, 1000),
-                spread(ratios(measured, name, START)),
+                *(spread(ratios(measured, name, base)) for base in bases),
                 f"{contestants[name].peak_mb:.0f}",
             )
             for name in names
         ]
-    table(("setting", "ms an update", f"of {START!r}", "peak MB"), rows)
+    table(("setting", "ms an update", *(f"of {base!r}" for base in bases), "peak MB"), rows)
 
 
 def compare_compiled(work: Work, only: str | None, rounds: int) -> None:
     base = SETTINGS[only or "defaults"]
     rows = []
     with ExitStack() as stack:
+        # What an earlier run has compiled would be taken from torch's cache.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
         eager, compiled = (Contestant(stack, work, replace(base, compiled=compiled)) for compiled in (False, True))
         for samples in work.micro_batches:
             first_s = compiled.update(samples)

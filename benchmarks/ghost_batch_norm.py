@@ -1,6 +1,6 @@
 """What ghost batch norm costs: against plain batch norm over the whole batch, and over each ghost batch alone.
 
-usage: python -m benchmarks.ghost_batch_norm [--rounds 15] [--device cpu] [--threads 1] [--only layers | networks]
+usage: python -m benchmarks.ghost_batch_norm [--rounds 7] [--device cpu] [--threads 1] [--only layers | networks]
                                              [--format NCHW | NHWC]
 
 Forward and backward of one layer, and of whole networks with their loss, in float32 and bfloat16 (autocast) and both
@@ -121,7 +121,7 @@ def rows(only: str | None, chosen: str | None, rounds: int, device: torch.device
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=["layers", "networks"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from itertools import chain, repeat
 
 import pytest
@@ -11,10 +12,12 @@ from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 
 from trainer.cli.compiler import CompileError, compiler
+from trainer.cli.compose import memory_format
 from trainer.collective.ddp import DdpCollective
 from trainer.collective.local import LocalCollective
 from trainer.collective.watched import WatchedCollective
 from trainer.collective.whereabouts import Whereabouts
+from trainer.config import load_config
 from trainer.engine.optimizer import build_optimizer
 from trainer.engine.update import run_update
 from trainer.models import build_model
@@ -34,19 +37,28 @@ def nothing_compiled():
     torch.compiler.reset()
 
 
+@pytest.fixture
+def traced(nothing_compiled, monkeypatch):
+    """compiler(), with what torch gives to C++ left to PyTorch: no compiler of C++ takes its time."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    made = compiler(True, CPU)
+    counters.clear()
+    return made
+
+
 def network(name, ghost_batch):
     torch.manual_seed(0)
     return build_model(name, CLASSES, ghost_batch).double()
 
 
-def train(model, module, sizes, side, memory_format=torch.contiguous_format, collective=None):
+def train(model, module, sizes, side, layout=torch.contiguous_format, collective=None):
     """Updates of two micro-batches of each size: their losses, the parameters and the statistics afterwards."""
     optimizer = build_optimizer("momentum", model, lr=0.05, momentum=0.9, weight_decay=1e-3)
     generator, losses = torch.Generator().manual_seed(1), []
     for size in sizes:
         images = torch.randn(size, 3, side, side, generator=generator, dtype=torch.float64)
         labels = torch.randint(CLASSES, (size,), generator=generator)
-        batches = repeat((images.to(memory_format=memory_format), labels))
+        batches = repeat((images.to(memory_format=layout), labels))
         losses.append(run_update(module, optimizer, collective or LocalCollective(), batches, BatchPlan(size, 2, 1)))
     running = (buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var")))
     return [tensor.detach() for tensor in chain(losses, model.parameters(), running)]
@@ -54,37 +66,43 @@ def train(model, module, sizes, side, memory_format=torch.contiguous_format, col
 
 @pytest.mark.parametrize(
     ("name", "side", "ghost_batch"),
-    [("small-convnet", 12, 4), ("plain-convnet", 16, None), ("wide-resnet-16-4", 16, 4), ("resnet-50", 48, None)],
+    [("small-convnet", 12, 2), ("plain-convnet", 16, None), ("wide-resnet-16-4", 8, 2), ("resnet-50", 40, None)],
 )
 def test_updates_are_the_same_in_either_memory_format_and_parameters_stay_as_they_lie(name, side, ghost_batch):
     one = network(name, ghost_batch)
     other = copy.deepcopy(one)
-    expected = train(one, one, [8, 8], side)
-    found = train(other, other, [8, 8], side, torch.channels_last)
+    expected = train(one, one, [4], side)
+    found = train(other, other, [4], side, torch.channels_last)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)  # float64, through some 50 layers
     # what is saved, and what workers send each other, does not depend on the format
     assert all(parameter.is_contiguous() for parameter in other.parameters())
 
 
-@pytest.mark.parametrize("ghost_batch", [None, 4])
-def test_each_micro_batch_is_compiled_once_whole_and_not_again_at_later_updates(nothing_compiled, ghost_batch):
-    model = network("small-convnet", ghost_batch)
-    sizes = [4, 4, 4, 8, 8, 16, 16, 8, 4]
+def test_each_micro_batch_is_compiled_once_whole_and_not_again_at_later_updates(traced):
+    model = network("small-convnet", 4)
+    sizes = [4, 4, 4, 8, 8, 11, 11, 8, 4]  # one ghost batch, two alike, and 4, 4 and 3
     plain = copy.deepcopy(model)
     expected = train(plain, plain, sizes, 8)
-    found = train(model, torch.compile(model, dynamic=False, backend="aot_eager"), sizes, 8)
+    found = train(model, traced(model), sizes, 8)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
     assert counters["stats"]["unique_graphs"] == 3
     assert not counters["graph_break"]
 
 
-def test_under_ddp_the_network_is_compiled_whole_and_the_meeting_in_the_backward_is_marked(nothing_compiled):
+def test_a_run_may_have_more_sizes_than_torch_compiles_by_itself(traced):
+    module = traced(torch.nn.Linear(2, 2))
+    for samples in range(2, 12):
+        module(torch.ones(samples, 2))
+    assert counters["stats"]["unique_graphs"] == 10
+
+
+def test_under_ddp_the_network_is_compiled_whole_and_the_meeting_in_the_backward_is_marked(traced):
     model, whereabouts = network("small-convnet", 4), Whereabouts()
     plain = copy.deepcopy(model)
     expected = train(plain, plain, [8, 8, 16], 8)
     collective = WatchedCollective(DdpCollective(0, 1, 0, "127.0.0.1:0"), whereabouts)
     try:
-        module = collective.wrap(torch.compile(model, dynamic=False, backend="aot_eager"))
+        module = collective.wrap(traced(model))
         found = train(model, module, [8, 8, 16], 8, collective=collective)
     finally:
         collective.close()
@@ -113,3 +131,17 @@ def test_a_machine_that_cannot_compile_is_told_so_in_one_line(nothing_compiled):
 def test_what_is_not_to_be_compiled_stays_as_it_is():
     model = network("small-convnet", None)
     assert compiler(False, CPU)(model) is model
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "expected"),
+    [
+        ([], "cpu", torch.channels_last),
+        (["precision=bfloat16"], "cuda", torch.channels_last),
+        ([], "cuda", torch.contiguous_format),
+        (["memory_format=contiguous"], "cpu", torch.contiguous_format),
+        (["memory_format=channels_last"], "cuda", torch.channels_last),
+    ],
+)
+def test_the_memory_format_is_the_faster_one_unless_it_is_set(settings, device, expected):
+    assert memory_format(load_config("digits-hybrid", settings), torch.device(device)) == expected

@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from trainer.cli.fleet import choose_device
+from trainer.environment import Launch
 from trainer.processor import computes_bfloat16
 
 pytestmark = pytest.mark.unit
@@ -40,6 +43,18 @@ def test_a_block_that_was_freed_is_taken_again_without_the_kernel():
     kept, faults = second_block()
     assert kept
     assert faults < 100  # of 16,384 pages
+
+
+def test_a_worker_on_the_cpu_keeps_its_memory_and_one_on_a_gpu_does_not(monkeypatch):
+    asked = []
+    monkeypatch.setattr("trainer.cli.fleet.keep_freed_memory", lambda: asked.append(True))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    choose_device("auto", Launch("alone"))
+    assert not asked
+    choose_device("cpu", Launch("alone"))
+    assert asked
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,12 @@ def test_output_and_gradient_keep_type_and_memory_format_under_mixed_precision(m
     x = images(24).bfloat16().to(memory_format=memory_format).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = ghost(x)
-    y.square().sum().backward()
-    for tensor in (y, x.grad):
+    # not x.grad, which is laid out as x is, whatever arrives
+    gradient, weight_gradient = torch.autograd.grad(y.square().sum(), (x, ghost.weight))
+    for tensor in (y, gradient):
         assert tensor.dtype == torch.bfloat16
         assert tensor.is_contiguous(memory_format=memory_format)
-    assert ghost.weight.grad.dtype == ghost.update_statistics.dtype == torch.float32
+    assert weight_gradient.dtype == ghost.update_statistics.dtype == torch.float32
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -64,6 +65,22 @@ def test_the_gradient_is_that_of_finite_differences(samples, affine, memory_form
     ghost = GhostBatchNorm(CHANNELS, 4, affine=affine).double()
     x = images(samples).to(memory_format=memory_format).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, *parameters: ghost(x), (x, *ghost.parameters()))
+
+
+def test_an_input_in_no_memory_format_of_its_own_is_normalised_as_well():
+    ghost, plain = convert_batch_norm(plain_norm(), 4), plain_norm()
+    x = images(8).transpose(0, 1).contiguous().transpose(0, 1)
+    torch.testing.assert_close(ghost(x), torch.cat([plain(part) for part in x.split(4)]))
+    rows = x[:, :, 0, 0].t().contiguous().t()
+    expected = torch.cat([nn.functional.batch_norm(part, None, None, training=True) for part in rows.split(4)])
+    torch.testing.assert_close(GhostBatchNorm(CHANNELS, 4).double()(rows), expected)
+
+
+def test_one_value_in_a_channel_has_no_variance_and_is_refused():
+    with pytest.raises(ModelError, match=r"\(3, 5, 1, 1\): a ghost batch of one sample has one value in a channel"):
+        GhostBatchNorm(CHANNELS, 1)(torch.ones(3, CHANNELS, 1, 1))
+    GhostBatchNorm(CHANNELS, 1)(torch.ones(3, CHANNELS, 2, 1))
+    GhostBatchNorm(CHANNELS, 2)(torch.ones(4, CHANNELS, 1, 1))
 
 
 def test_parameters_that_are_held_fast_get_no_gradient_and_the_input_keeps_its_own():

@@ -150,3 +150,23 @@ def test_lars_leaves_alone_what_has_no_gradient():
     optimizer.step()
     assert linear.weight.tolist() == [[3.0, 4.0]]
     assert linear.bias.item() == 1.0
+
+
+def test_lars_steps_all_layers_at_once_as_on_a_gpu_as_it_steps_each():
+    def trained(step):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(36, 2)).double()
+        optimizer = build_optimizer(
+            "lars", model, lr=0.1, momentum=0.9, weight_decay=0.01, decay_norms_and_biases=True, trust_coefficient=0.1
+        )
+        for _ in range(3):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            step(optimizer, list(model.parameters()))
+        return [parameter.detach() for parameter in model.parameters()]
+
+    def at_once(optimizer, parameters):
+        with torch.no_grad():
+            optimizer._step(parameters, optimizer.param_groups[0])
+
+    torch.testing.assert_close(trained(at_once), trained(lambda optimizer, _: optimizer.step()), rtol=1e-12, atol=1e-12)

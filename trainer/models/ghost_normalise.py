@@ -7,11 +7,14 @@ compiler makes a few loops of it. On a GPU cuDNN normalises each part in one lau
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from trainer.models.errors import ModelError
 
 _batch_norm_into = torch.ops.aten.native_batch_norm.out
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward
@@ -29,7 +32,14 @@ def normalise(
 ) -> tuple[Tensor, Tensor]:
     """x (N, C, *) cut along N into parts of the given sizes, each with mean 0 and variance 1 in every channel, times
     weight, plus bias (C each); and the sums over the parts of their means and of their unbiased variances, (2, C)
-    without a gradient, in the type of the statistics (float32 for half types)."""
+    without a gradient, in the type of the statistics (float32 for half types).
+
+    Raises ModelError where a part has one value in a channel, of which there is no variance."""
+    if min(sizes) * math.prod(x.shape[2:]) == 1:
+        raise ModelError(
+            f"batch norm of a micro-batch of shape {tuple(x.shape)}: a ghost batch of one sample has one value in a "
+            f"channel here: set a larger model.ghost_batch or data.image_size, or model.ghost_batch=null"
+        )
     if torch.compiler.is_compiling() and len(set(sizes)) == 1:
         return _at_once(x, weight, bias, len(sizes), eps)
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -71,6 +81,8 @@ class _IntoPlace(torch.autograd.Function):
         sizes: list[int],
         eps: float,
     ) -> Tensor:
+        if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+            x = x.contiguous()  # the operation writes rubbish into an output of other strides
         y = torch.empty_like(x)
         saved = torch.empty_like(statistics)  # mean and 1 / standard deviation of each part
         for part, into, (mean, var), (save_mean, save_invstd) in zip(
