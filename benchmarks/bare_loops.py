@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,37 +38,33 @@ def bare_fleet(library: str, rank: int, world_size: int) -> BareFleet:
     return BareFleet(rank, world_size, lambda model, optimizer: (model, optimizer), lambda tensor: tensor)
 
 
-def bare_update(fleet: BareFleet, model: nn.Module, micro_batch: int, lr: float) -> Callable[[Tensor, Tensor], None]:
-    """What makes an update of a micro-batch of images and labels."""
-    plain = SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-    module, optimizer = fleet.wrap(model, plain)
-    batch = micro_batch * fleet.world_size
-
-    def update(images: Tensor, labels: Tensor) -> None:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(module(images), labels)
-        loss.backward()
-        optimizer.step()
-        finish_update(model, batch)  # a part of the network: its running statistics
-
-    return update
-
-
-def bare_loop(fleet: BareFleet, model: nn.Module, digits: Digits, micro_batch: int, lr: float, epochs: int) -> float:
-    """Seconds of so many epochs after another one that warms up: whole updates, and an evaluation after each."""
-    update = bare_update(fleet, model, micro_batch, lr)
-    batch = micro_batch * fleet.world_size
-    updates, began = digits.train_size // batch, 0.0
-    for epoch in range(1 + epochs):
-        if epoch == 1:
-            began = time.perf_counter()
-        first = epoch * updates * batch
-        for images, labels in digits.batches(
-            Shard(fleet.rank, fleet.world_size, micro_batch, 1, first, first + updates * batch)
-        ):
-            update(images, labels)
+def bare_loop(
+    fleet: BareFleet,
+    model: nn.Module,
+    digits: Digits,
+    micro_batch: int,
+    lr: float,
+    epochs: int,
+    update_done: Callable[[], None],
+) -> None:
+    """Epochs of whole updates, each with an evaluation after it; a loss is read once an epoch."""
+    fused = SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, fused=True)
+    module, optimizer = fleet.wrap(model, fused)
+    batch, samples = micro_batch * fleet.world_size, digits.train_size
+    assert samples % batch == 0, "an epoch has whole updates"
+    for epoch in range(epochs):
+        losses = torch.zeros((), device=digits.images.device)
+        shard = Shard(fleet.rank, fleet.world_size, micro_batch, 1, epoch * samples, (epoch + 1) * samples)
+        for images, labels in digits.batches(shard):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(module(images), labels)
+            loss.backward()
+            optimizer.step()
+            finish_update(model, batch)  # a part of the network: its running statistics
+            losses += loss.detach()
+            update_done()
+        float(losses)
         _evaluate(fleet, model, digits, micro_batch)
-    return time.perf_counter() - began
 
 
 def _evaluate(fleet: BareFleet, model: nn.Module, digits: Digits, micro_batch: int) -> list[Any]:

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from benchmarks.jobs import Digits, job
 from benchmarks.side_by_side import spread, table
+from trainer.cli.freed_memory import keep_freed_memory
 from trainer.engine.train import train
 from trainer.models import build_model
 from trainer.rule import EpochDecision, Limits, Reference, Schedule
@@ -29,7 +30,7 @@ from trainer.tracking import FILE_NAME, FINISHED, Journal, MlflowTracker, RunSta
 from trainer.tracking.progress import BarProgress, LineProgress, RunProgress, SilentProgress
 from trainer.tracking.tracking_uri import sqlite_uri
 
-BATCH, EPOCHS, IMAGE_SIZE = 64, 10, 40
+BATCH, EPOCHS, IMAGE_SIZE = 64, 6, 40
 RUN = RunStart("logging-share", "logging-share", "benchmarks", {"model.name": "small-convnet"}, {}, {})
 
 
@@ -83,7 +84,10 @@ def ways(folder: Path) -> dict[str, Callable[[], tuple[list[Tracker], RunProgres
     return {
         "nothing": lambda: ([], SilentProgress()),
         "journal, a line an epoch": lambda: ([journal()], LineProgress(lines(False), EPOCHS)),
-        "journal, a bar on a terminal": lambda: ([journal()], BarProgress(lines(True), EPOCHS, 1440 * EPOCHS)),
+        "journal, a bar on a terminal": lambda: (
+            [journal()],
+            BarProgress(lines(True), EPOCHS, Digits.train_size * EPOCHS),
+        ),
         "journal, lines, MLflow": with_mlflow,
     }
 
@@ -93,6 +97,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a run does
     digits = Digits(IMAGE_SIZE)
     with tempfile.TemporaryDirectory() as folder:
         records = ways(Path(folder))

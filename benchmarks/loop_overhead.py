@@ -1,57 +1,60 @@
 """The loop against a bare PyTorch loop that does the same work: same network, data, optimizer and evaluation.
 
-    python -m benchmarks.loop_overhead [--rounds 20] [--device cuda]
+    python -m benchmarks.loop_overhead [--rounds 30] [--device cuda]
     torchrun --standalone --nproc-per-node 2 -m benchmarks.loop_overhead --library ddp
     horovodrun -np 2 python -m benchmarks.loop_overhead --library horovod
 
 What the loop adds: the decision and its digest, votes, the watchdog's marks, whether gradients are finite, the mean of
 running statistics over workers, the bookkeeping of samples and seconds. The bare loop is in `bare_loops.py`. A round is
-EPOCHS epochs after another that warms up. Updates alone are compared besides, one of each in turn: a machine whose
-speed drifts disturbs that least. On a GPU it says besides how often an update's host waits for the device.
+an epoch of each: its updates, the evaluation before them, and what lies between. Both loops run at the same time and
+take turns, update by update, since a machine whose speed drifts disturbs that least; on a GPU epoch by epoch, so that
+the device is at rest between turns alone. There it says besides how often an update's host waits for the device.
+
+The ratio is of updates, each the median over epochs, of pairs; its spread that of six lots of epochs. What lies between
+two updates of two epochs (the evaluation, the decision, the record) is told by itself.
+Tiny updates, of half as many epochs, show best what is added to each: a machine's unrest is a share of an update, and
+what the loop adds is not.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
-import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.bare_loops import bare_fleet, bare_loop, bare_update
+from benchmarks.bare_loops import bare_fleet, bare_loop
 from benchmarks.jobs import Digits, job
-from benchmarks.side_by_side import in_turns, ratios, spread, table
-from dali_pipelines.sample_order import Shard
+from benchmarks.side_by_side import spread, table, turn_about
 from trainer.cli.fleet import open_collective
+from trainer.cli.freed_memory import keep_freed_memory
 from trainer.collective.collective import Collective
 from trainer.collective.leave import leave
-from trainer.collective.watched import WatchedCollective
-from trainer.collective.whereabouts import Whereabouts
-from trainer.engine.ballot import Ballot
-from trainer.engine.optimizer import apply_decision, build_optimizer
-from trainer.engine.readings import Readings
 from trainer.engine.train import train
-from trainer.engine.update import run_update, seed_update
 from trainer.environment import detect_launch
 from trainer.models import build_model
-from trainer.rule import EpochDecision, Limits, Reference, Schedule, decide
+from trainer.rule import EpochDecision, Limits, Reference, Schedule
 from trainer.tracking.progress import SilentProgress
 
-MICRO_BATCH, IMAGE_SIZE, GHOST_BATCH, LR, EPOCHS = 64, 32, 32, 0.05, 2
+GHOST_BATCH, LR = 32, 0.05
+# (images of a micro-batch, their size): an update as small runs have, and one that is hardly more than the loop
+SIZES = ((64, 32), (4, 8))
+LOTS = 3  # of the epochs in each order, for the spread of the ratio
+Epochs = dict[str, list[list[float]]]  # seconds of each turn of each
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 
 
-class AfterTheFirst(SilentProgress):
-    """Notes when the first epoch is over."""
+class Updates(SilentProgress):
+    """Tells of every update."""
 
-    def __init__(self) -> None:
-        self.began = 0.0
+    def __init__(self, update_done: Callable[[], None]) -> None:
+        self._told = update_done
 
-    def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        self.began = self.began or time.perf_counter()
+    def update_done(self, samples: int, loss: float, lr: float) -> None:
+        self._told()
 
 
 class WithoutWaiting(SilentProgress):
@@ -88,78 +91,55 @@ class Counting(SilentProgress):
 class Loops:
     """Ours and the bare one, of one worker of a fleet."""
 
-    def __init__(self, collective: Collective, device: torch.device) -> None:
-        self._collective, self._device = collective, device
-        self._digits = Digits(IMAGE_SIZE, device)
-        self._batch = MICRO_BATCH * collective.world_size
+    def __init__(self, collective: Collective, device: torch.device, micro_batch: int, image_size: int) -> None:
+        self._collective, self._device, self._micro_batch = collective, device, micro_batch
+        self._digits = Digits(image_size, device)
+        self._batch = micro_batch * collective.world_size
         self._bare = bare_fleet(collective.name, collective.rank, collective.world_size)
-        self.updates = EPOCHS * (self._digits.train_size // self._batch)
+        self.updates = self._digits.train_size // self._batch
 
-    def ours(self) -> float:
-        """Seconds of EPOCHS epochs."""
-        progress = AfterTheFirst()
-        self.run(progress)
-        return time.perf_counter() - progress.began
+    def measure(self, rounds: int) -> list[Epochs]:
+        """Seconds of the turns of epochs of both, after an epoch that warms up: with one of them first, then the other,
+        since where a thread's tensors come to lie in memory makes a hundredth."""
+        on_gpu = self._device.type == "cuda"
+        turns = 1 if on_gpu else self.updates  # of an epoch
 
-    def run(self, progress: SilentProgress) -> None:
-        """EPOCHS epochs after the first."""
-        schedule = Schedule(Reference(LR, self._batch), Limits(MICRO_BATCH), self._digits.train_size, 1 + EPOCHS)
-        train(
-            job(
-                schedule,
-                self._digits,
-                self._model(),
-                collective=self._collective,
-                progress=progress,
-                device=self._device,
-            )
-        )
+        def ours(end_of_turn: Callable[[], None]) -> None:
+            self.run(Updates(self._turn(end_of_turn)), 1 + rounds)
 
-    def bare(self) -> float:
-        """The same."""
-        return bare_loop(self._bare, self._model(), self._digits, MICRO_BATCH, LR, EPOCHS)
+        def bare(end_of_turn: Callable[[], None]) -> None:
+            if on_gpu:
+                torch.cuda.set_device(self._device)  # each thread has its own
+            update_done = self._turn(end_of_turn)
+            bare_loop(self._bare, self._model(), self._digits, self._micro_batch, LR, 1 + rounds, update_done)
 
-    def update_of_ours(self) -> Callable[[], float]:
-        """Seconds of one update as train_epoch makes it, of images that are there."""
-        collective, model = WatchedCollective(self._collective, Whereabouts()), self._model()
-        module, optimizer = (
-            collective.wrap(model),
-            build_optimizer("momentum", model, lr=LR, momentum=0.9, weight_decay=5e-4),
-        )
-        readings, ballot = Readings(self._device), Ballot(collective, lambda: False, between_votes_s=0.1)
-        schedule = Schedule(Reference(LR, self._batch), Limits(MICRO_BATCH), self._digits.train_size, 1)
-        decision = decide(schedule, 0, collective.world_size)
-        batch = next(iter(self._digits.batches(Shard(0, 1, MICRO_BATCH, 1, 0, MICRO_BATCH))))
+        loops, starts = {"trainer": ours, "bare": bare}, range(turns, turns * (1 + rounds), turns)
+        in_both_orders = turn_about(loops), turn_about(dict(reversed(loops.items())))
+        return [{name: [turn[i : i + turns] for i in starts] for name, turn in each.items()} for each in in_both_orders]
 
-        def update() -> float:
-            begin = time.perf_counter()
-            apply_decision(optimizer, decision, 1.0)
-            seed_update(0, 0, collective.rank, self._device)
-            note = partial(readings.note, where=str)
-            run_update(module, optimizer, collective, iter([batch]), decision.plan, None, ballot.cast, note)
-            ballot.count()
-            self._rest()
-            return time.perf_counter() - begin
+    def _turn(self, end_of_turn: Callable[[], None]) -> Callable[[], None]:
+        """What is told of every update."""
+        torch.set_num_threads(1)  # each thread has its own number
+        if self._device.type != "cuda":
+            return end_of_turn
+        done = itertools.count(1)
 
-        return update
+        def update_done() -> None:
+            if next(done) % self.updates == 0:
+                torch.cuda.synchronize(self._device)
+                end_of_turn()
 
-    def update_of_bare(self) -> Callable[[], float]:
-        """The same of the bare loop."""
-        model = self._model()
-        step = bare_update(self._bare, model, MICRO_BATCH, LR)
-        images, labels = next(iter(self._digits.batches(Shard(0, 1, MICRO_BATCH, 1, 0, MICRO_BATCH))))
+        return update_done
 
-        def update() -> float:
-            begin = time.perf_counter()
-            step(images, labels)
-            self._rest()
-            return time.perf_counter() - begin
-
-        return update
-
-    def _rest(self) -> None:
+    def run(self, progress: SilentProgress, epochs: int) -> None:
+        """The service's own loop."""
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            torch.cuda.set_device(self._device)
+        schedule = Schedule(Reference(LR, self._batch), Limits(self._micro_batch), self._digits.train_size, epochs)
+        ours = job(
+            schedule, self._digits, self._model(), collective=self._collective, progress=progress, device=self._device
+        )
+        train(ours)
 
     def _model(self) -> torch.nn.Module:
         torch.manual_seed(0)
@@ -168,43 +148,77 @@ class Loops:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--library", choices=["local", "ddp", "horovod"], default="local")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
+    rounds = arguments.rounds
     torch.set_num_threads(1)
     collective = open_collective(arguments.library, detect_launch())
     device = torch.device("cpu") if arguments.device == "cpu" else torch.device("cuda", collective.local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    loops = Loops(collective, device)
-    measured = in_turns({"trainer": loops.ours, "bare": loops.bare}, arguments.rounds)
+    else:
+        keep_freed_memory()  # as a run does; for both, or the order in which they allocate would decide
     if collective.rank == 0:
-        print(
-            f"{collective.world_size} worker(s), {collective.name}, {device}: ms an update, {arguments.rounds} rounds\n"
-        )
-        each = [spread(measured[name], scale=1e3 / loops.updates) for name in ("trainer", "bare")]
-        table(["trainer", "bare PyTorch", "ratio"], [[*each, spread(ratios(measured, "trainer", "bare"), 3)]])
-    updates = in_turns({"trainer": loops.update_of_ours(), "bare": loops.update_of_bare()}, 20 * arguments.rounds)
-    if collective.rank == 0:
-        first, median, third = statistics.quantiles(ratios(updates, "trainer", "bare"), n=4)
-        print(f"\nupdates alone, {20 * arguments.rounds} pairs: {median:.3f} (quartiles {first:.3f} to {third:.3f})")
+        print(f"{collective.world_size} worker(s), {collective.name}, {device}: ms an update, {rounds} epochs")
+        print()
+        table(["micro-batch", "trainer", "bare PyTorch", "more, an update", "ratio", "more, a border"], [])
+    for size, epochs in zip(SIZES, (-(-rounds // 2), -(-rounds // 4)), strict=True):
+        loops = Loops(collective, device, *size)
+        measured = loops.measure(epochs)
+        if collective.rank == 0:
+            print("| " + " | ".join([f"{size[0]} at {size[1]} x {size[1]}", *compared(measured, loops.updates)]) + " |")
     if device.type == "cuda":
-        count_waits(loops, collective.rank)
+        count_waits(Loops(collective, device, *SIZES[0]), collective.rank)
     collective.close()
     leave(0)
+
+
+def compared(measured: Sequence[Epochs], updates: int) -> list[str]:
+    """Milliseconds an update of epochs of so many; what ours has more, and the ratio, of all and of lots of them; and
+    what it has more at an epoch's border."""
+    sums = {name: [sum(epoch) for each in measured for epoch in each[name]] for name in ("trainer", "bare")}
+    lots = [
+        typical(**{name: epochs[i::LOTS] for name, epochs in each.items()})
+        for each in measured
+        for i in range(min(LOTS, len(each["bare"])))
+    ]
+    more, of, at_border = (
+        statistics.mean(all_orders) for all_orders in zip(*(typical(**each) for each in measured), strict=True)
+    )
+    least, most = (pick(1 + a / b for a, b, _ in lots) for pick in (min, max))
+    ms_an_update = [spread(epochs, scale=1e3 / updates) for epochs in sums.values()]
+    turns = updates / len(measured[0]["bare"][0])  # 1, or on a GPU an epoch's updates
+    ratio = f"{1 + more / of:.3f} ({least:.3f} to {most:.3f})"
+    return [*ms_an_update, f"{1e3 * more / turns:.2f}", ratio, f"{1e3 * at_border:.1f}" if turns == 1 else ""]
+
+
+def typical(trainer: Sequence[Sequence[float]], bare: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Of an epoch each turn of which is as in most epochs, in seconds: (what ours takes more in a turn, a turn of the
+    bare loop, what ours takes more in the first turn than in another).
+
+    The first, which has the evaluation and the border before it, is no part of the others unless there is no other.
+    """
+    pairs = [
+        list(zip(*turn, strict=True)) for turn in zip(zip(*trainer, strict=True), zip(*bare, strict=True), strict=True)
+    ]
+    more = [statistics.median(a - b for a, b in turn) for turn in pairs]
+    inside = slice(1 if len(pairs) > 1 else 0, None)
+    of = statistics.mean(statistics.median(b for _, b in turn) for turn in pairs[inside])
+    return statistics.mean(more[inside]), of, more[0] - statistics.mean(more[inside])
 
 
 def count_waits(loops: Loops, rank: int) -> None:
     """Whether an update waits for the device, by PyTorch's own watch and by a profile."""
     try:
-        loops.run(WithoutWaiting())
+        loops.run(WithoutWaiting(), 2)
         outcome = "nothing waited"
     except RuntimeError as error:
         torch.cuda.set_sync_debug_mode("default")
         outcome = str(error).splitlines()[0]
     counting = Counting()
-    loops.run(counting)
+    loops.run(counting, 2)
     if rank == 0:
         print(f'\ntorch.cuda.set_sync_debug_mode("error") in updates: {outcome}\n')
         table(["call", "in an update"], [(name, f"{calls:.2f}") for name, calls in counting.per_update.items()])

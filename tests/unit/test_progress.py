@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from trainer.rule import Limits, Reference, Schedule, decide
+from trainer.tracking import progress
 from trainer.tracking.progress import BarProgress, LineProgress, open_progress
 
 pytestmark = pytest.mark.unit
@@ -31,9 +33,9 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines():
 
 def test_a_file_gets_one_line_an_epoch():
     out = console(False)
-    progress = LineProgress(out, 3)
-    progress.update_done(64, 0.5, 0.05)
-    progress.epoch_done(2, METRICS)
+    lines = LineProgress(out, 3)
+    lines.update_done(64, 0.5, 0.05)
+    lines.epoch_done(2, METRICS)
     (line,) = out.file.getvalue().splitlines()
     for part in ("epoch   2/3", "batch     64", "lr 0.05", "loss 0.1234", "top-1  97.12%", "4,572 images/s", "12.3 s"):
         assert part in line
@@ -49,3 +51,18 @@ def test_the_bar_shows_an_epoch_that_was_too_short_to_look_into():
     shown = out.file.getvalue()
     for part in ("epoch 1/3", "loss 0.1234", "4,572 images/s", "batch 64", "lr 0.05"):
         assert part in shown
+
+
+def test_the_bar_shows_loss_and_speed_of_the_fleet_once_a_second(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
+    out = console(True)
+    bar = BarProgress(out, 3, 1000)
+    bar.epoch_started(decide(Schedule(Reference(0.1, 64), Limits(64), 1000, 1), 0, 2), 0, 15)
+    for loss in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
+        now += 0.25
+        bar.update_done(64, loss, 0.05)
+    bar.close()
+    shown = out.file.getvalue()
+    assert "loss 0.8000  256 images/s" in shown, "two workers, each with a share of 0.4"
+    assert "loss 1" not in shown, "not yet time to look again"

@@ -10,19 +10,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dali_pipelines.errors import DataError
-from tests.digits_jobs import Curves, Digits, job_of
+from tests.digits_jobs import Curves, Digits, StopAt, job_of, timeless
 from tests.fleet_in_threads import run_fleet
 from trainer.collective.agreement import WorkerError
 from trainer.collective.local import LocalCollective
 from trainer.engine import readings
 from trainer.engine.errors import TrainingError
 from trainer.engine.optimizer import build_optimizer
-from trainer.engine.readings import Readings
+from trainer.engine.readings import Readings, refuse_not_finite
 from trainer.engine.saving import SavingPlan
 from trainer.engine.train import train
 from trainer.engine.update import run_update
 from trainer.models import build_model
 from trainer.rule import BatchPlan
+from trainer.tracking.progress import SilentProgress
 
 pytestmark = pytest.mark.unit
 
@@ -99,6 +100,71 @@ def test_no_update_waits_for_the_device(optimizer, precision):
     with seen:
         update()
     assert seen.operations & WAITING == {"_local_scalar_dense"}, "without readings an update looks at its gradients"
+
+
+def test_an_update_that_is_refused_at_once_leaves_the_weights_as_they_were():
+    torch.manual_seed(0)
+    model = build_model("small-convnet", 10, ghost_batch=4)
+    stepper = build_optimizer("momentum", model, lr=0.01, momentum=0.9, weight_decay=1e-4)
+    bad = iter([(torch.full((8, 3, 8, 8), torch.nan), torch.zeros(8, dtype=torch.int64))])
+    with pytest.raises(TrainingError):
+        run_update(
+            model, stepper, LocalCollective(), bad, BatchPlan(8, 1, 1), note=partial(Readings(CPU).note, where=str)
+        )
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+class InAnEpoch(SilentProgress):
+    """Watches from an epoch's first update to its last."""
+
+    def __init__(self):
+        self.watch, self.epochs = Watch(), 0
+
+    def epoch_started(self, decision, samples_seen, updates):
+        self.updates = self.left = updates
+
+    def update_done(self, samples, loss, lr):
+        if self.left == self.updates:
+            self.watch.__enter__()
+        self.left -= 1
+        if self.left == 0:
+            self.watch.__exit__(None, None, None)
+            self.epochs += 1
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_the_loop_waits_for_the_device_at_most_where_it_reads_an_update(tmp_path, monkeypatch, late):
+    """Votes, marks and the bookkeeping around updates read nothing of them, and with a lag reading does not wait."""
+    monkeypatch.setattr(readings, "lag_on", lambda device: 2 if late else 0)
+    if not late:  # as if somebody looked at the gradients at once
+        monkeypatch.setattr(Readings, "note", lambda self, loss, gradients, where: refuse_not_finite(loss, gradients))
+    progress = InAnEpoch()
+    train(dataclasses.replace(job_of(tmp_path, Curves()), progress=progress))
+    assert progress.epochs == 5
+    assert "convolution" in progress.watch.operations
+    assert progress.watch.operations & WAITING == (set() if late else {"_local_scalar_dense"})
+
+
+@pytest.mark.parametrize("lag", [1, 2, 100])
+def test_when_numbers_are_read_changes_no_bit_of_the_record_nor_of_what_a_stopped_run_keeps(tmp_path, monkeypatch, lag):
+    def run(of, stopping):
+        monkeypatch.setattr(readings, "lag_on", lambda device: of)
+        curves, stop = Curves(), {"wants_stop": StopAt(10)} if stopping else {}
+        state, _ = train(job_of(tmp_path / f"{of}", curves, dtype=torch.float64, **stop))
+        part = state.part and dataclasses.replace(state.part, train_s=0.0)
+        return curves.metrics, dataclasses.replace(timeless(state), part=part)
+
+    for of in (0, lag):
+        (tmp_path / f"{of}").mkdir()
+    for stops in (1, 2):
+        late, at_once = run(lag, stopping=True), run(0, stopping=True)
+        assert late == at_once
+        part = late[1].part
+        assert (part.updates, part.samples) == (10 * stops, 320 * stops)
+        assert part.loss_sum != torch.tensor(part.loss_sum, dtype=torch.float32).item(), "kept without rounding"
+    late, at_once = run(lag, stopping=False), run(0, stopping=False)  # they go on
+    assert late == at_once
+    assert len(late[0]) == 5
 
 
 class Poisoned(Digits):

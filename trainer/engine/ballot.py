@@ -37,7 +37,8 @@ class Ballot:
     """Votes cast on every rank in the same places; counted a little later, so that nobody waits for them.
 
     Where updates are shorter than between_votes_s, one of several has a vote: rank 0 measures how many fit into that,
-    and says so in the vote before. So fast updates lose no time to votes, and slow ones have one each.
+    and says so in the vote before. So fast updates lose no time to votes, and slow ones have one each. The first places
+    of an epoch and of an evaluation have one each too: nobody knows yet how long they take.
     """
 
     def __init__(
@@ -51,45 +52,56 @@ class Ballot:
         self._collective, self._wishes = collective, (wants_stop, wants_save, wants_to_tell)
         self._between_votes_s = between_votes_s
         self._pending: Callable[[], Tensor] | None = None
-        self._left = 0  # places without a vote until the next one
-        self._places, self._counted_at = 0, time.monotonic()
+        self._start_anew()
 
     def cast(self) -> None:
         """Says what this worker wants now, unless it is too early for a vote."""
         if self._left > 0:
             self._left -= 1
             return
-        pause = self._pause() if self._collective.rank == 0 else 0
+        now = time.monotonic()
+        pause = self._pause(now) if self._collective.rank == 0 else 0
+        self._cast_at = now
         votes = torch.tensor([*(wish() for wish in self._wishes), pause], dtype=torch.int64)
         self._pending = self._collective.all_reduce_later(votes)
 
     def count(self) -> Agreed:
         """What follows from the votes that were cast last, if any were; the same on every rank."""
-        self._places += 1
         if self._pending is None:
             return Agreed()
-        *votes, self._left = self._pending().tolist()
-        self._pending, self._places, self._counted_at = None, 0, time.monotonic()
+        *votes, self._paused = self._pending().tolist()
+        self._pending, self._left = None, self._paused
         return Agreed(*(vote > 0 for vote in votes))
 
     def held(self) -> Agreed:
         """A vote by itself, after which updates may be longer or shorter than before."""
-        self._left = 0
+        self._start_anew()
         self.cast()
         agreed = self.count()
-        self._left = 0
+        self._start_anew()
         return agreed
 
-    def _pause(self) -> int:
+    def _start_anew(self) -> None:
+        """Forgets how long a place took."""
+        self._left = 0  # places without a vote until the next one
+        self._paused = 0  # places without a vote between the last two
+        self._cast_at: float | None = None
+
+    def _pause(self, now: float) -> int:
         """How many of the next places can do without a vote, if they take as long as those since the last one."""
-        each_s = (time.monotonic() - self._counted_at) / max(1, self._places)
-        return min(_LONGEST_PAUSE, int(self._between_votes_s / each_s)) if each_s > 0 else 0
+        if self._cast_at is None:
+            return 0
+        each_s = (now - self._cast_at) / (self._paused + 1)
+        # The first updates on a GPU are only queued, in no time: what was measured is believed little by little.
+        most = min(_LONGEST_PAUSE, 2 * self._paused + 1)
+        return min(most, int(self._between_votes_s / max(each_s, 1e-9)))
 
     def paced(self, items: Iterator[T], rounds: int) -> Iterator[T]:
         """The items, at most `rounds` of them, with room for a vote beside each, and for each that this worker lacks.
 
         Raises StopAgreed on every rank in the same round.
         """
+        self._start_anew()
         for _ in range(rounds):
             self.cast()
             for item in items:

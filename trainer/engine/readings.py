@@ -62,7 +62,6 @@ class Readings:
             reading.arrival.synchronize()
         loss, *norms = reading.numbers.numpy().tolist()
         if not math.isfinite(sum(norms)):
-            self._pending.clear()  # what came after it is as bad
             raise TrainingError(f"the loss or its gradient is not finite in {reading.where()}")
         self.last_loss = loss
         self.loss_sum += loss

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from trainer.rule import EpochDecision
 
-_REFRESH_S = 0.5  # drawing the bar takes a millisecond of the interpreter's time
+_REFRESH_S = 1.0  # drawing the bar takes two milliseconds of the interpreter's time
 
 
 class RunProgress(Protocol):
