@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from benchmarks.jobs import Digits
 from dali_pipelines.sample_order import Shard
+from trainer.engine.optimizer import build_optimizer
 from trainer.models.ghost_batch_norm import finish_update
 
 
@@ -48,8 +49,8 @@ def bare_loop(
     update_done: Callable[[], None],
 ) -> None:
     """Epochs of whole updates, each with an evaluation after it; a loss is read once an epoch."""
-    fused = SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, fused=True)
-    module, optimizer = fleet.wrap(model, fused)
+    of_service = build_optimizer("momentum", model, lr=lr, momentum=0.9, weight_decay=5e-4)
+    module, optimizer = fleet.wrap(model, of_service)
     batch, samples = micro_batch * fleet.world_size, digits.train_size
     assert samples % batch == 0, "an epoch has whole updates"
     for epoch in range(epochs):
