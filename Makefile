@@ -20,7 +20,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dashboard test test-unit fuzz faults audit lint format bench bench-gpu paper paper-gpu clean
-.PHONY: manifests image-check hosts-check slurm-check mlflow-check
+.PHONY: photos-given data-given manifests image-check hosts-check slurm-check mlflow-check
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,9 +85,7 @@ format: setup  ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## all benchmarks (an hour), as tables: make bench PHOTOS=DIR DATA=DIR (photos in class folders, CIFAR-10)
-	@test -n "$(PHOTOS)" || { echo "the input pipeline needs photos: make bench PHOTOS=DIR DATA=DIR"; exit 2; }
-	@test -n "$(DATA)" || { echo "predicted against measured time needs CIFAR-10: make bench PHOTOS=DIR DATA=DIR"; exit 2; }
+bench: photos-given data-given setup  ## all benchmarks (an hour), as tables: make bench PHOTOS=DIR DATA=DIR (photos in class folders, CIFAR-10)
 	$(BIN)/python -m benchmarks.input_pipeline "$(PHOTOS)"
 	$(BIN)/python -m benchmarks.small_images
 	$(BIN)/python -m benchmarks.large_index
@@ -109,10 +107,15 @@ bench: setup  ## all benchmarks (an hour), as tables: make bench PHOTOS=DIR DATA
 	$(BIN)/python -m benchmarks.fleet_prediction
 	VENV="$(VENV)" benchmarks/predicted_time.sh "$(DATA)" 3 $(BIN)/torchrun --nproc-per-node 2 -m
 
-bench-gpu: setup  ## what only a GPU can tell (ten minutes): make bench-gpu PHOTOS=DIR DATA=DIR OUT=FILE PARTS="training input"
-	@test -n "$(PHOTOS)" || { echo "training is fed with photos: make bench-gpu PHOTOS=DIR"; exit 2; }
+bench-gpu: photos-given setup  ## what only a GPU can tell (ten minutes): make bench-gpu PHOTOS=DIR DATA=DIR OUT=FILE PARTS="training input"
 	$(BIN)/python -m benchmarks.gpu_all "$(PHOTOS)" $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") \
 		$(if $(PARTS),--only $(PARTS))
+
+photos-given:
+	@test -n "$(PHOTOS)" || { echo "which photos? PHOTOS=DIR (class folders)"; exit 2; }
+
+data-given:
+	@test -n "$(DATA)" || { echo "where is CIFAR-10? DATA=DIR"; exit 2; }
 
 paper: setup  ## the paper's CIFAR-10 experiments, small enough for two cores (hours): make paper DATA=DIR SEEDS=3
 	@VENV="$(VENV)" SEEDS="$(SEEDS)" scripts/paper.sh small "$(DATA)" $(PARTS)

@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("library", choices=["ddp", "horovod"])
     parser.add_argument("--rounds", type=int, default=40, help=f"of {UPDATES} updates each way [%(default)s]")
     args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error(f"--rounds {args.rounds}: quartiles need two")
     torch.set_num_threads(1)
     collective = open_collective(args.library, detect_launch())
     model = build_model("small-convnet", 10, None)

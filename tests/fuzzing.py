@@ -13,15 +13,11 @@ _TIMES = int(os.environ.get("FUZZ_TIMES", "1"))
 
 
 def fuzz(examples: int) -> Callable[[Any], Any]:
-    """For a test with @given: this many examples, times FUZZ_TIMES.
-
-    No deadlines of wall time: they depend on who else uses the machine; pytest's own ends a test that hangs.
-    """
+    """For a test with @given: this many examples, times FUZZ_TIMES."""
     return settings(
         max_examples=examples * _TIMES,
         derandomize=_TIMES == 1,
         database=None,
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
     )
 

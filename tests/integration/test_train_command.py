@@ -19,6 +19,7 @@ from tests.launching import (
     worker_environment,
 )
 from trainer import __version__
+from trainer.cli.main import main
 from trainer.tracking import FINISHED, journals_in, read_journal
 
 pytestmark = pytest.mark.integration
@@ -127,12 +128,14 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says_any_more(tmp_path):
 
 
 def test_divergence_stops_the_run_before_the_update_and_marks_it_failed(tmp_path):
-    finished, log = train(tmp_path, "schedule.reference.lr=1.0e+30", launcher="torchrun", workers=2)
+    words = "schedule.reference.lr=1.0e+30", "gradients.wire=float16"
+    finished, log = train(tmp_path, *words, launcher="torchrun", workers=2)
     assert finished.returncode == 1
     assert (
         finished.stderr.count("trainer: the loss or its gradient is not finite in epoch 0, update 1, at lr 1e+30") == 1
     )
     assert "lower schedule.reference.lr" in finished.stderr
+    assert "or gradients.wire=float32 (float16 carries a worker's gradient of up to 32 here)" in finished.stderr
     assert log.status == "FAILED"
     assert "gradient is not finite in epoch 0" in log.error
 
@@ -174,6 +177,16 @@ def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, arguments, message):
     assert finished.stderr.count("\n") == 1
     assert message in finished.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("precision", "emulates"), [("bfloat16", True), ("bfloat16", False), ("float32", True)])
+def test_a_processor_that_only_emulates_bfloat16_is_warned_of(monkeypatch, capsys, tmp_path, precision, emulates):
+    monkeypatch.setattr("trainer.processor.computes_bfloat16", lambda: not emulates)
+    refused = "fleet=[{epoch: 0, workers: 2}]"  # right after that, so that nothing is trained
+    words = [f"precision={precision}", "device=cpu", f"output={tmp_path}", "tracking.mlflow=off", refused]
+    assert main(["train", "digits-hybrid", *words]) == 2
+    is_warned = "warning: this processor only emulates bfloat16" in capsys.readouterr().out
+    assert is_warned == (precision == "bfloat16" and emulates)
 
 
 @pytest.mark.parametrize("launcher", DISTRIBUTED_LAUNCHERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from dali_pipelines.errors import DataError
 from dali_pipelines.sample_order import evaluation_range
+from tests.digits_jobs import Curves, StopAt, job_of
 from tests.fleet_in_threads import run_fleet
 from trainer.collective.agreement import WorkerError
 from trainer.collective.local import LocalCollective
@@ -21,8 +23,10 @@ from trainer.engine.evaluate import evaluate
 from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.optimizer import build_optimizer
 from trainer.engine.run_state import RunState
+from trainer.engine.train import train
 from trainer.engine.update import run_update
 from trainer.models import build_model
+from trainer.models.ghost_batch_norm import finish_update
 from trainer.rule import BatchPlan, Limits, Reference, Schedule, decide
 
 pytestmark = pytest.mark.unit
@@ -54,12 +58,39 @@ def test_an_update_is_one_step_of_plain_sgd_on_the_mean_loss():
         torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad)  # the first step of momentum SGD
 
 
+def test_an_update_leaves_no_gradient_behind_and_has_moved_the_running_statistics():
+    model, optimizer = model_and_optimizer()
+    expected = copy.deepcopy(model)
+    expected(batch(4)[0])
+    finish_update(expected, 4)
+    run_update(model, optimizer, LocalCollective(), iter([batch(4)]), BatchPlan(4, 1, 1))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for (name, ours), theirs in zip(model.named_buffers(), expected.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_a_run_trains_what_was_compiled_and_its_gradients_travel_in_its_type(tmp_path):
+    wrapped = []
+
+    class Noting(LocalCollective):
+        def wrap(self, model, wire=None):
+            wrapped.append((model, wire))
+            return model
+
+    job = job_of(tmp_path, Curves(), collective=Noting(), wants_stop=StopAt(1))
+    compiled = nn.Sequential(job.model)
+    train(replace(job, compiled=lambda model: {job.model: compiled}[model], wire=torch.float16))
+    assert wrapped == [(compiled, torch.float16)]
+
+
 def test_where_gradients_travel_as_float16_the_advice_names_what_they_may_have_been_too_large_for():
     schedule = Schedule(Reference(lr=0.1, global_batch=8), Limits(8), dataset_size=100, epochs=1)
     at = decide(schedule, 0, 1), RunState(updates=7), 0.1
     advice = "epoch 0, update 7, at lr 0.1 and batch 8: lower schedule.reference.lr, or give schedule.warmup.epochs"
     assert where(*at, LocalCollective().largest_gradient) == advice
-    assert where(*at, largest_on(torch.float16)) == f"{advice}, or gradients.wire=float32 (now 64 at most)"
+    assert where(*at, largest_on(torch.float16)) == (
+        f"{advice}, or gradients.wire=float32 (float16 carries a worker's gradient of up to 64 here)"
+    )
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_optimizer_steps():

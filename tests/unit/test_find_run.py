@@ -128,7 +128,8 @@ def test_workers_hear_why_a_run_cannot_go_on(tmp_path):
     "free",
     [
         "output=x", "tracking.mlflow=off", "collective=ddp", "device=cpu", "fleet=[{epoch: 0, workers: 8}]",
-        "schedule.limits.max_micro_batch=8", "data.threads=2", "checkpoints.keep=9",
+        "schedule.limits.max_micro_batch=8", "data.threads=2", "checkpoints.keep=9", "memory_format=contiguous",
+        "compile=true", "data.hw_decoder_load=0.5",
     ],
 )  # fmt: skip
 def test_where_and_on_what_a_run_goes_on_is_free(free):
@@ -139,7 +140,7 @@ def test_where_and_on_what_a_run_goes_on_is_free(free):
     "fixed",
     [
         "seed=1", "schedule.epochs=3", "schedule.reference.lr=0.3", "target_top1=0.5", "precision=bfloat16",
-        "gradients.wire=float16", "name=other",
+        "gradients.wire=float16", "optimizer.fused=false", "name=other",
     ],
 )  # fmt: skip
 def test_what_decides_the_result_is_fixed(fixed):

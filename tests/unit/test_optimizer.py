@@ -132,7 +132,9 @@ def test_a_fused_step_is_the_step(name):
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(36, 2)).double()
         momentum = 0.0 if name == "sgd" else 0.9
         optimizer = build_optimizer(name, model, lr=0.1, momentum=momentum, weight_decay=0.01, fused=fused)
-        assert optimizer.param_groups[0]["fused"] is (fused is not False)
+        group = optimizer.param_groups[0]
+        # None, not False: torch chooses then, and takes all parameters in each operation on a GPU
+        assert (group["fused"], group["foreach"]) == (None if fused is False else True, None)
         for _ in range(5):
             model(torch.randn(6, 3, 5, 5, dtype=torch.float64)).square().sum().mul(0.01).backward()
             optimizer.step()

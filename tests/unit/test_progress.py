@@ -66,3 +66,19 @@ def test_the_bar_shows_loss_and_speed_of_the_fleet_once_a_second(monkeypatch):
     shown = out.file.getvalue()
     assert "loss 0.8000  256 images/s" in shown, "two workers, each with a share of 0.4"
     assert "loss 1" not in shown, "not yet time to look again"
+
+
+def test_the_bar_keeps_the_loss_it_shows_until_the_next_is_known(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
+    out = console(True)
+    bar = BarProgress(out, 3, 1000)
+    for loss in (float("nan"), 0.5, float("nan")):
+        now += 2
+        bar.update_done(64, loss, 0.05)
+        bar._bar.refresh()
+    bar.close()
+    shown = out.file.getvalue()
+    assert "loss -  32 images/s" in shown
+    assert "loss 0.5000  32 images/s" in shown
+    assert "nan" not in shown

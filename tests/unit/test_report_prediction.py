@@ -107,6 +107,15 @@ def test_a_setting_that_is_null_is_that_of_a_version_without_it(tmp_path: Path) 
     assert len(compare_runs(load_runs([str(tmp_path)], None, None)).groups) == 1
 
 
+def test_settings_that_a_version_did_not_have_yet_are_those_it_went_by(tmp_path: Path) -> None:
+    record(tmp_path, "grow", 0, plan_of())
+    new = {"memory_format": "auto", "compile": "false", "gradients.wire": "float32", "optimizer.fused": "null"}
+    record(tmp_path, "grow", 1, plan_of(), **new)
+    record(tmp_path, "grow", 2, plan_of(), **{**new, "compile": "true"})
+    groups = compare_runs(load_runs([str(tmp_path)], None, None)).groups
+    assert [group.label for group in groups] == ["grow (compile=false)", "grow (compile=true)"]
+
+
 def test_a_run_that_broke_off_counts_as_far_as_it_got(tmp_path: Path) -> None:
     record(tmp_path, "grow", 0, plan_of(), train_s=(6.0, 12.0), elapsed_s=(7.0, 14.0))
     whole, first, second, between = prediction(tmp_path).rows

@@ -21,6 +21,7 @@ TIMED_SETTINGS = (
     "data.image_size",
     "data.in_memory",
     "data.decoder",
+    "data.hw_decoder_load",
     "model.name",
     "model.ghost_batch",
     "optimizer.name",
@@ -93,11 +94,12 @@ def timed_settings(config: TrainConfig) -> dict[str, str]:
 def check_settings(calibration: Calibration, config: TrainConfig, source: str) -> None:
     """Raises CalibrationError where the calibration in `source` was made with other settings than the run's."""
     for key, value in timed_settings(config).items():
-        measured = calibration.settings.get(key, "unknown")
+        measured = calibration.settings.get(key)
         if measured != value:
+            found = f"by a version that did not know {key}" if measured is None else f"with {key} {measured}"
             raise CalibrationError(
-                f"{source}: was measured with {key} {measured}, and {config.name} has {value}: calibrate it with "
-                f"`trainer calibrate {config.name}`"
+                f"{source}: was measured {found}, and {config.name} has {value}: calibrate it with "
+                f"`trainer calibrate {config.name}` and the same settings"
             )
 
 

@@ -72,7 +72,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
         return 0
     if device.type == "cpu" and config.precision == "bfloat16" and not computes_bfloat16():
         console.print(
-            "warning: this processor only emulates bfloat16: precision=float32 is faster here", soft_wrap=True
+            "warning: this processor only emulates bfloat16: precision=float32 is likely to be faster", soft_wrap=True
         )
     border = fleet_border.border_ahead(task.schedule, task.fleet, task.start.state, collective.world_size)
     if border is not None and border.is_waited_for(launch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
@@ -41,8 +42,13 @@ def _sentence(detail: Any) -> str:
         return prefix + str(detail["ctx"]["error"])
     if isinstance(given, str) and _is_number(given):
         return f"{place}: {given[:60]!r} is text in YAML, not a number: write {_yaml_number(given[:60])}"
-    shown = in_one_line(json.dumps(given), 60)
-    return f"{prefix}{shown}: {detail['msg'].removeprefix('Input ')}"
+    if detail["type"] in ("model_type", "dataclass_type"):
+        needs = f"is a section: give one of its keys ({', '.join(_known_keys(location))})"
+    elif detail["type"] in ("bool_type", "bool_parsing"):
+        needs = "should be true or false"
+    else:
+        needs = detail["msg"].removeprefix("Input ")
+    return f"{prefix}{in_one_line(json.dumps(given), 60)}: {needs}"
 
 
 def _known_keys(section: Sequence[object]) -> list[str]:
@@ -76,10 +82,9 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _yaml_number(text: str) -> str:

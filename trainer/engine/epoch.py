@@ -95,7 +95,11 @@ def train_epoch(
 
 def where(decision: EpochDecision, state: RunState, lr: float, largest_gradient: float = math.inf) -> str:
     """Where a run went astray, and what to try. largest_gradient: what the collective lets through."""
-    wire = "" if math.isinf(largest_gradient) else f", or gradients.wire=float32 (now {largest_gradient:.3g} at most)"
+    wire = (
+        ""
+        if math.isinf(largest_gradient)
+        else (f", or gradients.wire=float32 (float16 carries a worker's gradient of up to {largest_gradient:.3g} here)")
+    )
     return (
         f"epoch {decision.epoch}, update {state.updates}, at lr {lr:g} and batch {decision.plan.global_batch}: lower "
         f"schedule.reference.lr, or give schedule.warmup.epochs{wire}"

@@ -45,9 +45,8 @@ def evaluate(
     """
     average_running_statistics(model, collective)
     images_seen = 0
-    counts = torch.zeros(
-        3, dtype=torch.int64, device=device
-    )  # images that were read, first guess right, in the first 5
+    # images that were read, first guess right, among the first five
+    counts = torch.zeros(3, dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     model.eval()
     try:

@@ -33,7 +33,8 @@ def build_optimizer(
     optimizer has such a form, which all but lars have, on a CPU and on a GPU.
     """
     adam = adam or AdamConstants()
-    fused = fused is not False
+    # Not False: then torch would go through the parameters one by one on a GPU too.
+    fused = None if fused is False else True
     groups = _groups(model, weight_decay, decay_norms_and_biases)
     match name:
         case "sgd" | "momentum":

@@ -33,6 +33,8 @@ _NOT_PART_OF_THE_RECIPE = (
     "tracking.mlflow",
     "tracking.parent",
 )
+# Settings that came with 0.6.0, as they are where nobody chooses: runs of older versions belong with those.
+_UNLESS_RECORDED = {"memory_format": "auto", "compile": "false", "gradients.wire": "float32"}
 EPOCHS_SEEN = "epochs_seen"
 _TAGS_OF_THE_FLEET = ("world_size", "collective")
 
@@ -96,7 +98,7 @@ def record_of(log: RunLog) -> RunRecord:
     metrics = sorted({metric for entry in log.epochs for metric in entry.metrics})
     recipe = {
         key: value
-        for key, value in log.run.params.items()
+        for key, value in {**_UNLESS_RECORDED, **log.run.params}.items()
         # A setting that is null says what a version that did not have it yet did.
         if key not in _NOT_PART_OF_THE_RECIPE and value != "null"
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -102,7 +103,8 @@ class BarProgress:
         self._show(metrics["train/loss"], metrics["speed/images_per_s"], metrics["optim/lr"])
 
     def _show(self, loss: float, images_per_s: float, lr: float) -> None:
-        self._bar.update(self._task, loss=f"{loss:.4f}", speed=f"{images_per_s:,.0f}", lr=f"{lr:.4g}")
+        known = {} if math.isnan(loss) else {"loss": f"{loss:.4f}"}  # on a GPU it comes some updates late
+        self._bar.update(self._task, speed=f"{images_per_s:,.0f}", lr=f"{lr:.4g}", **known)
         self._shown_at, self._samples_since = time.monotonic(), 0
 
     def close(self) -> None:

@@ -82,7 +82,7 @@ def print_plan(
     console.print(phase_table(f"{config.name} on {plan.fleet}", _COLUMNS, plan.phases, console.width))
     console.print(
         f"{plan.total_updates:,} updates, {plan.total_samples:,} samples: "
-        f"{plan.epochs:g} epochs of {plan.dataset_size:,}"
+        f"{plan.epochs:g} epoch{'' if plan.epochs == 1 else 's'} of {plan.dataset_size:,}"
     )
     for_adam = config.schedule.form == "square_root"
     noise = "g = lr sqrt(N/B)" if for_adam else "g = lr/(1-m) N/B, exact with N/B - 1"
