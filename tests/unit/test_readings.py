@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dali_pipelines.errors import DataError
-from tests.digits_jobs import Curves, Digits, StopAt, job_of, timeless
+from tests.digits_jobs import Curves, Digits, job_of
 from tests.fleet_in_threads import run_fleet
 from trainer.collective.agreement import WorkerError
 from trainer.collective.local import LocalCollective
@@ -143,28 +143,6 @@ def test_the_loop_waits_for_the_device_at_most_where_it_reads_an_update(tmp_path
     assert progress.epochs == 5
     assert "convolution" in progress.watch.operations
     assert progress.watch.operations & WAITING == (set() if late else {"_local_scalar_dense"})
-
-
-@pytest.mark.parametrize("lag", [1, 2, 100])
-def test_when_numbers_are_read_changes_no_bit_of_the_record_nor_of_what_a_stopped_run_keeps(tmp_path, monkeypatch, lag):
-    def run(of, stopping):
-        monkeypatch.setattr(readings, "lag_on", lambda device: of)
-        curves, stop = Curves(), {"wants_stop": StopAt(10)} if stopping else {}
-        state, _ = train(job_of(tmp_path / f"{of}", curves, dtype=torch.float64, **stop))
-        part = state.part and dataclasses.replace(state.part, train_s=0.0)
-        return curves.metrics, dataclasses.replace(timeless(state), part=part)
-
-    for of in (0, lag):
-        (tmp_path / f"{of}").mkdir()
-    for stops in (1, 2):
-        late, at_once = run(lag, stopping=True), run(0, stopping=True)
-        assert late == at_once
-        part = late[1].part
-        assert (part.updates, part.samples) == (10 * stops, 320 * stops)
-        assert part.loss_sum != torch.tensor(part.loss_sum, dtype=torch.float32).item(), "kept without rounding"
-    late, at_once = run(lag, stopping=False), run(0, stopping=False)  # they go on
-    assert late == at_once
-    assert len(late[0]) == 5
 
 
 class Poisoned(Digits):
