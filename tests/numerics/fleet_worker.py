@@ -1,11 +1,13 @@
-"""One worker of the exactness tests: ten updates on real digits in float64, parameters and statistics saved by rank 0.
+"""One worker of the exactness tests: ten updates on real digits in float64 for each case; rank 0 saves parameters and
+statistics as FOLDER/CASE.pt.
 
-usage: fleet_worker.py local|ddp|horovod GHOST_BATCH|none MICRO_BATCH ACCUMULATION_STEPS OUT.pt
+usage: fleet_worker.py local|ddp|horovod FOLDER CASE...    CASE: GHOST_BATCH|none:MICRO_BATCH:ACCUMULATION_STEPS
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,16 +28,17 @@ UPDATES = 10
 WITHOUT_BATCH_NORM = torch.nn.Sequential
 
 
-def main(collective_name: str, ghost_batch: str, micro_batch: str, accumulation_steps: str, out: str) -> None:
+def main(collective_name: str, folder: str, *cases: str) -> None:
     collective = open_collective(collective_name, detect_launch())
-    make_updates(
-        collective, ghost_batch, BatchPlan(int(micro_batch), int(accumulation_steps), collective.world_size), out
-    )
+    for case in cases:
+        ghost_batch, micro_batch, accumulation_steps = case.split(":")
+        plan = BatchPlan(int(micro_batch), int(accumulation_steps), collective.world_size)
+        make_updates(collective, ghost_batch, plan, Path(folder) / f"{case}.pt")
     collective.close()
     leave(0)
 
 
-def make_updates(collective: Collective, ghost_batch: str, plan: BatchPlan, out: str) -> None:
+def make_updates(collective: Collective, ghost_batch: str, plan: BatchPlan, out: Path) -> None:
     images, labels = digits()
     torch.manual_seed(0)
     if ghost_batch == "none":
