@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -42,12 +43,22 @@ def train(folder, *overrides, preset="digits-increase-batch", mlflow="off", **op
 
 
 @pytest.fixture(scope="module")
-def one_worker(tmp_path_factory):
-    """A short run on one worker and its folder."""
-    folder = tmp_path_factory.mktemp("one")
-    finished, log = train(folder)
-    assert finished.returncode == 0, finished.stderr
-    return log, weights(folder)
+def short_run(tmp_path_factory):
+    """The log and the weights of a short run under a launcher, on one worker alone or on two; launched once."""
+
+    @functools.cache
+    def run(launcher):
+        folder = tmp_path_factory.mktemp(launcher)
+        finished, log = train(folder, launcher=launcher, workers=1 if launcher == "alone" else 2)
+        assert finished.returncode == 0, finished.stderr
+        return log, weights(folder)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_worker(short_run):
+    return short_run("alone")
 
 
 def weights(folder):
@@ -74,10 +85,8 @@ def test_a_run_alone_follows_the_plan_and_learns(one_worker):
 
 
 @pytest.mark.parametrize("launcher", DISTRIBUTED_LAUNCHERS)
-def test_two_workers_follow_the_curve_of_one(tmp_path, one_worker, launcher):
-    log_of_one, weights_of_one = one_worker
-    finished, log = train(tmp_path, launcher=launcher, workers=2)
-    assert finished.returncode == 0, finished.stderr
+def test_two_workers_follow_the_curve_of_one(short_run, one_worker, launcher):
+    (log_of_one, weights_of_one), (log, weights_of_two) = one_worker, short_run(launcher)
     assert log.run.tags["world_size"] == "2"
     assert log.run.tags["launcher"] == launcher
     for metric in ("batch/global", "optim/lr", "updates", "samples_seen", "noise/sgd"):
@@ -87,21 +96,18 @@ def test_two_workers_follow_the_curve_of_one(tmp_path, one_worker, launcher):
         assert curve(log, metric) == pytest.approx(curve(log_of_one, metric), rel=1e-3), metric
     for metric in ("val/top1", "val/top5"):  # of 357 images, a few lie on the border of two guesses
         assert curve(log, metric) == pytest.approx(curve(log_of_one, metric), abs=5 / 357), metric
-    assert weights(tmp_path).keys() == weights_of_one.keys()
+    assert weights_of_two.keys() == weights_of_one.keys()
 
 
 @pytest.mark.parametrize("launcher", ["alone", *DISTRIBUTED_LAUNCHERS])
-def test_a_run_repeats_itself_to_the_bit(tmp_path, launcher):
-    workers = 1 if launcher == "alone" else 2
-    states = []
-    for name in ("first", "second"):
-        finished, log = train(tmp_path / name, launcher=launcher, workers=workers)
-        assert finished.returncode == 0, finished.stderr
-        states.append((weights(tmp_path / name), curve(log, "train/loss"), curve(log, "val/loss")))
-    first, second = states
-    assert first[1:] == second[1:]
-    for name, tensor in first[0].items():
-        assert torch.equal(tensor, second[0][name]), name
+def test_a_run_repeats_itself_to_the_bit(tmp_path, short_run, launcher):
+    finished, log = train(tmp_path, launcher=launcher, workers=1 if launcher == "alone" else 2)
+    assert finished.returncode == 0, finished.stderr
+    log_before, weights_before = short_run(launcher)
+    for metric in ("train/loss", "val/loss"):
+        assert curve(log, metric) == curve(log_before, metric), metric
+    for name, tensor in weights(tmp_path).items():
+        assert torch.equal(tensor, weights_before[name]), name
 
 
 def test_only_rank_0_speaks(tmp_path):
