@@ -46,9 +46,9 @@ class Borders(SilentProgress):
         self._others: dict[int, list[float]] = defaultdict(list)
         self._batch, self._last = 0, 0.0
 
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
+    def epoch_started(self, decision: EpochDecision, on_schedule: float, advance: float, updates: int) -> None:
         before, self._batch = self._batch, decision.plan.global_batch
-        self._border = "start" if samples_seen == 0 else "as before" if before == self._batch else "changed"
+        self._border = "start" if on_schedule == 0 else "as before" if before == self._batch else "changed"
 
     def update_done(self, samples: int, loss: float, lr: float) -> None:
         now = time.perf_counter()
@@ -78,7 +78,7 @@ class Memory(SilentProgress):
         self.batches: list[int] = []
         self.after: list[tuple[float, ...]] = []
 
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
+    def epoch_started(self, decision: EpochDecision, on_schedule: float, advance: float, updates: int) -> None:
         self.batches.append(decision.plan.global_batch)
         forget_peak(self._device)
 

@@ -97,7 +97,7 @@ class Window:
         """Whether all updates are done; `seconds` is what those that are measured took."""
         return self._done >= self.end
 
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
+    def epoch_started(self, decision: EpochDecision, on_schedule: float, advance: float, updates: int) -> None:
         return None
 
     def update_done(self, samples: int, loss: object, lr: float) -> None:

@@ -40,8 +40,8 @@ class Timed:
     def __init__(self, progress: RunProgress) -> None:
         self._progress, self.seconds = progress, 0.0
 
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
-        self._progress.epoch_started(decision, samples_seen, updates)
+    def epoch_started(self, decision: EpochDecision, on_schedule: float, advance: float, updates: int) -> None:
+        self._progress.epoch_started(decision, on_schedule, advance, updates)
 
     def update_done(self, samples: int, loss: float, lr: float) -> None:
         begin = time.perf_counter()

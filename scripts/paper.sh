@@ -12,6 +12,7 @@
 #        optimizers  the same with Nesterov, plain SGD and Adam, one seed
 #        bolder      section 5.2: original, increasing batch, increased initial lr, increased momentum
 #        first-lr    the first lr, with the batch in proportion, against accuracy
+#        noise       the measured gradient noise: schedules that do not listen to it beside those that do; ghost batch 64
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$(realpath "${VENV:-.venv}")/bin:$PATH"
@@ -35,12 +36,12 @@ case $size in
     launcher=${LAUNCHER-$two_workers}
     common+=(model.name=small-convnet model.ghost_batch=64 schedule.limits.max_micro_batch=320 target_top1=0.65
       schedule.epochs=10.24 schedule.curve.drops.0.epoch=3 schedule.curve.drops.1.epoch=6 schedule.curve.drops.2.epoch=8)
-    [ ${#parts[@]} -gt 0 ] || parts=(schedules optimizers bolder first-lr)
+    [ ${#parts[@]} -gt 0 ] || parts=(schedules optimizers bolder first-lr noise)
     ;;
   full)
     launcher=${LAUNCHER-}
     common+=(model.ghost_batch=128)
-    [ ${#parts[@]} -gt 0 ] || parts=(schedules bolder)
+    [ ${#parts[@]} -gt 0 ] || parts=(schedules bolder noise)
     ;;
   *) echo "paper.sh: $size: neither small nor full" >&2; exit 2 ;;
 esac
@@ -59,8 +60,8 @@ sweep() {  # NAME SEEDS WORD...
 
 for part in "${parts[@]}"; do
   case $part in
-    schedules | optimizers | bolder | first-lr) ;;
-    *) echo "paper.sh: $part: no such part: schedules, optimizers, bolder or first-lr" >&2; exit 2 ;;
+    schedules | optimizers | bolder | first-lr | noise) ;;
+    *) echo "paper.sh: $part: no such part: schedules, optimizers, bolder, first-lr or noise" >&2; exit 2 ;;
   esac
 done
 
@@ -79,6 +80,10 @@ for part in "${parts[@]}"; do
       ;;
     first-lr)
       sweep first-lr "$seeds" cifar10-original experiment=cifar10-first-lr --vary schedule.start.lr=0.1,0.2,0.4,0.8,1.6,3.2
+      ;;
+    noise)
+      sweep noise "$seeds" cifar10-decay-lr cifar10-increase-batch cifar10-measured cifar10-adascale \
+        experiment=cifar10-noise model.ghost_batch=64
       ;;
   esac
 done

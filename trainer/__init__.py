@@ -1,3 +1,3 @@
 """Large-batch training of image classifiers, scheduled by the noise scale of SGD."""
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"

@@ -36,7 +36,7 @@ class Holdings(SilentProgress):
     def __init__(self):
         self.cuts, self.held = [], []
 
-    def epoch_started(self, decision, samples_seen, updates):
+    def epoch_started(self, decision, on_schedule, advance, updates):
         self.cuts.append((decision.plan.micro_batch, decision.plan.accumulation_steps))
 
     def epoch_done(self, epoch, metrics):

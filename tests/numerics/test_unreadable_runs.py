@@ -45,7 +45,7 @@ class Record(Curves):
         super().__init__()
         self.events, self.updates = [], 0
 
-    def epoch_started(self, decision, samples_seen, updates):
+    def epoch_started(self, decision, on_schedule, advance, updates):
         return None
 
     def update_done(self, samples, loss, lr):

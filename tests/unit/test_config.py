@@ -210,7 +210,7 @@ def test_files_that_are_no_configuration_are_refused(tmp_path, text, message):
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest_and_the_list():
-    with pytest.raises(ConfigError, match=r"did you mean 'digits-hybrid'\?\); presets: cifar10-decay-lr"):
+    with pytest.raises(ConfigError, match=r"did you mean 'digits-hybrid'\?\); presets: cifar10-adascale"):
         load_config("digit-hybrid")
 
 

@@ -44,7 +44,7 @@ def test_a_file_gets_one_line_an_epoch():
 def test_the_bar_shows_an_epoch_that_was_too_short_to_look_into():
     out = console(True)
     bar = BarProgress(out, 3, 1000)
-    bar.epoch_started(decide(Schedule(Reference(0.1, 64), Limits(64), 1000, 1), 0, 2), 0, 15)
+    bar.epoch_started(decide(Schedule(Reference(0.1, 64), Limits(64), 1000, 1), 0, 2), 0, 64, 15)
     bar.update_done(64, 0.5, 0.05)
     bar.epoch_done(1, METRICS)
     bar.close()
@@ -58,7 +58,7 @@ def test_the_bar_shows_loss_and_speed_of_the_fleet_once_a_second(monkeypatch):
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
     out = console(True)
     bar = BarProgress(out, 3, 1000)
-    bar.epoch_started(decide(Schedule(Reference(0.1, 64), Limits(64), 1000, 1), 0, 2), 0, 15)
+    bar.epoch_started(decide(Schedule(Reference(0.1, 64), Limits(64), 1000, 1), 0, 2), 0, 64, 15)
     for loss in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
         now += 0.25
         bar.update_done(64, loss, 0.05)

@@ -16,6 +16,7 @@ from trainer.collective.agreement import WorkerError
 from trainer.collective.local import LocalCollective
 from trainer.engine import readings
 from trainer.engine.errors import TrainingError
+from trainer.engine.gradient_probe import ProbePlan, Probing
 from trainer.engine.optimizer import build_optimizer
 from trainer.engine.readings import Readings, refuse_not_finite
 from trainer.engine.saving import SavingPlan
@@ -91,9 +92,13 @@ def test_no_update_waits_for_the_device(optimizer, precision):
     batches = iter([(torch.randn(8, 3, 8, 8), torch.randint(0, 10, (8,))) for _ in range(12)])
     update = partial(run_update, model, stepper, LocalCollective(), batches, BatchPlan(8, 2, 1), precision)
     late, seen = Readings(CPU, lag=2), Watch()
-    for _ in range(5):
+    for _ in range(4):
         with seen:
             update(note=partial(late.note, where=str))
+    probe = Probing.of(model, ProbePlan(1), BatchPlan(8, 2, 1), 100).probe(0)
+    with seen:
+        update(note=partial(late.note, where=str, probed=probe.norms), probe=probe)
+    assert probe.norms
     assert {"convolution", "stack"} <= seen.operations, "the updates are watched"
     assert seen.operations & WAITING == set()
     assert late.loss_sum > 0
@@ -120,7 +125,7 @@ class InAnEpoch(SilentProgress):
     def __init__(self):
         self.watch, self.epochs = Watch(), 0
 
-    def epoch_started(self, decision, samples_seen, updates):
+    def epoch_started(self, decision, on_schedule, advance, updates):
         self.updates = self.left = updates
 
     def update_done(self, samples, loss, lr):
@@ -137,9 +142,11 @@ def test_the_loop_waits_for_the_device_at_most_where_it_reads_an_update(tmp_path
     """Votes, marks and the bookkeeping around updates read nothing of them, and with a lag reading does not wait."""
     monkeypatch.setattr(readings, "lag_on", lambda device: 2 if late else 0)
     if not late:  # as if somebody looked at the gradients at once
-        monkeypatch.setattr(Readings, "note", lambda self, loss, gradients, where: refuse_not_finite(loss, gradients))
+        monkeypatch.setattr(
+            Readings, "note", lambda self, loss, gradients, where, probed: refuse_not_finite(loss, gradients)
+        )
     progress = InAnEpoch()
-    train(dataclasses.replace(job_of(tmp_path, Curves()), progress=progress))
+    train(dataclasses.replace(job_of(tmp_path, Curves()), progress=progress, probe=ProbePlan(3)))
     assert progress.epochs == 5
     assert "convolution" in progress.watch.operations
     assert progress.watch.operations & WAITING == (set() if late else {"_local_scalar_dense"})

@@ -60,6 +60,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
     from trainer.collective.watched import WatchedCollective
     from trainer.collective.whereabouts import Whereabouts
     from trainer.engine.checkpoint import restore
+    from trainer.engine.gradient_probe import ProbePlan
     from trainer.engine.job import Job
     from trainer.engine.saving import SavingPlan
     from trainer.processor import computes_bfloat16
@@ -113,6 +114,7 @@ def _train(args: argparse.Namespace, launch: Launch, collective: Collective) -> 
             wire=compose.wire_type(config),
             fleet=task.fleet,
             seed=config.seed,
+            probe=ProbePlan(**config.gradient_probe.model_dump()),
             start=task.start,
             saving=saving,
             writer=record.checkpoint_writer(task.identity, saving),

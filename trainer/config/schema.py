@@ -18,9 +18,11 @@ from trainer.rule import (
     AdamConstants,
     Fleet,
     FleetStep,
+    Growth,
     Limits,
     NoiseCurve,
     PlanError,
+    Policy,
     Reference,
     Schedule,
     Start,
@@ -72,7 +74,8 @@ class DataConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """The recipe, the curve of the noise scale, and the limits: see trainer.rule."""
+    """The recipe, the curve of the noise scale, the limits, and whether the run listens to what it measures: see
+    trainer.rule."""
 
     epochs: float
     reference: Reference
@@ -81,6 +84,14 @@ class ScheduleConfig(Section):
     form: NoiseForm = "large_dataset"
     warmup: Warmup = Warmup()
     limits: Limits
+    policy: Policy = "planned"
+    growth: Growth = Growth()
+
+    @model_validator(mode="after")
+    def _growth_is_of_use(self) -> ScheduleConfig:
+        if self.growth != Growth() and self.policy != "measured":
+            raise ValueError(f"growth belongs to the policy measured, and the policy is {self.policy}: leave it out")
+        return self
 
 
 class ModelConfig(Section):
@@ -130,6 +141,15 @@ class GradientsConfig(Section):
     """wire: the type in which gradients travel between workers. float16 halves the bytes, and rounds what it sends."""
 
     wire: Literal["float32", "float16"] = "float32"
+
+
+class GradientProbeConfig(Section):
+    """every: of how many updates one measures the gradient noise, null: none; where updates are of several
+    micro-batches, of how many micro-batches of a worker. memory_epochs: over how many epochs of samples a measurement
+    fades by a factor e, or over ten measurements where those are more samples."""
+
+    every: int | None = Field(default=10, ge=1)
+    memory_epochs: float = Field(default=1.0, gt=0)
 
 
 class CheckpointConfig(Section):
@@ -182,6 +202,7 @@ class TrainConfig(Section):
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     compile: bool = False
     gradients: GradientsConfig = GradientsConfig()
+    gradient_probe: GradientProbeConfig = GradientProbeConfig()
     hang_timeout_s: float = Field(default=300.0, gt=0, le=1500)
     checkpoints: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -220,6 +241,15 @@ class TrainConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _policy_has_what_it_listens_to(self) -> TrainConfig:
+        if self.schedule.policy != "planned" and self.gradient_probe.every is None:
+            raise ValueError(
+                f"schedule.policy {self.schedule.policy} listens to the gradient probe, which is off: set "
+                f"gradient_probe.every=10, or schedule.policy=planned"
+            )
+        return self
+
     def rule_fleet(self, workers: int) -> Fleet:
         """The run's fleet; where the configuration names none, `workers` throughout."""
         return Fleet.of(workers) if self.fleet is None else Fleet(self.fleet)
@@ -243,6 +273,8 @@ class TrainConfig(Section):
             ghost_batch=self.model.ghost_batch,
             start=section.start,
             adam=self.optimizer.adam_constants if section.form == "square_root" else None,
+            policy=section.policy,
+            growth=section.growth,
         )
 
 

@@ -15,6 +15,7 @@ from trainer.collective.agreement import together
 from trainer.engine.ballot import Agreed, Ballot
 from trainer.engine.clock import Clock
 from trainer.engine.errors import TrainingError
+from trainer.engine.gradient_probe import Probing
 from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.job import Job
 from trainer.engine.optimizer import apply_decision
@@ -42,14 +43,17 @@ def train_epoch(
     allowed.
     """
     collective, plan, before = job.collective, decision.plan, state.part or EpochPart()
-    updates = updates_in_epoch(job.schedule, decision, state.samples_seen)
+    updates = updates_in_epoch(job.schedule, decision, state.samples_seen, state.progress)
     first_update, train_s = state.updates, clock.seconds["train"]
     # The sum over workers is what is kept, so that a run may go on with more of them or fewer.
     readings = Readings(job.device, before.loss_sum if collective.rank == 0 else 0.0)
+    probing, noise = Probing.of(job.model, job.probe, plan, job.schedule.dataset_size), state.noise
 
     def with_part() -> RunState:
+        nonlocal noise
         with clock.measure("train"):
             readings.settle()
+            noise = probing.add(noise, readings.take_squares(), collective)
         done = state.updates - first_update
         part = EpochPart(
             before.updates + done,
@@ -57,7 +61,7 @@ def train_epoch(
             float(collective.all_reduce(torch.tensor(readings.loss_sum, dtype=torch.float64))),
             before.train_s + clock.seconds["train"] - train_s,
         )
-        return replace(state, part=part)
+        return replace(state, part=part, noise=noise)
 
     if updates == 0:
         return with_part(), False
@@ -68,7 +72,7 @@ def train_epoch(
         guarded = GuardedInput(lambda: job.pipeline.batches(shard))
         batches = guarded.for_training(plan.micro_batch, job.pipeline.image_size, job.device)
         batches = clock.waiting(job.whereabouts.reading(batches))
-    job.progress.epoch_started(decision, state.samples_seen, updates)
+    job.progress.epoch_started(decision, state.on_schedule, decision.advance(job.schedule), updates)
     agreed = Agreed()
     try:
         while state.samples_seen < end and not agreed.stop:
@@ -76,13 +80,18 @@ def train_epoch(
             if agreed.save:
                 save(with_part())
             with clock.measure("train"):
-                factor = warmup_factor(state.samples_seen / job.schedule.dataset_size, job.schedule.warmup)
+                factor = warmup_factor(state.on_schedule / job.schedule.dataset_size, job.schedule.warmup)
                 apply_decision(job.optimizer, decision, factor)
                 seed_update(job.seed, state.samples_seen, collective.rank, job.device)
                 lr = decision.lr * factor
-                note = partial(readings.note, where=partial(where, decision, state, lr, collective.largest_gradient))
-                run_update(module, job.optimizer, collective, batches, plan, job.autocast_to, ballot.cast, note)
-                state = replace(state, samples_seen=state.samples_seen + plan.global_batch, updates=state.updates + 1)
+                probe = probing.probe(state.updates)
+                note = partial(
+                    readings.note,
+                    where=partial(where, decision, state, lr, collective.largest_gradient),
+                    probed=() if probe is None else probe.norms,
+                )
+                run_update(module, job.optimizer, collective, batches, plan, job.autocast_to, ballot.cast, note, probe)
+                state = state.advanced(decision, job.schedule)
                 agreed = ballot.count()
             if agreed.tell:
                 tell()

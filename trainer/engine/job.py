@@ -14,6 +14,7 @@ from dali_pipelines.sample_order import Shard
 from dali_pipelines.unreadable import UnreadableFiles
 from trainer.collective.collective import Collective
 from trainer.collective.whereabouts import Whereabouts
+from trainer.engine.gradient_probe import ProbePlan
 from trainer.engine.run_state import Standing
 from trainer.engine.saving import CheckpointWriter, SavingPlan
 from trainer.rule import EpochDecision, Fleet, Schedule
@@ -38,9 +39,10 @@ class Tracker(Protocol):
 
 class Progress(Protocol):
     """What a person sees while an epoch runs. loss: this worker's share, of the newest update that has been read; nan
-    before there is one."""
+    before there is one. on_schedule: how far along its schedule the run is, in samples of it; advance: what an update
+    adds to it."""
 
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None: ...
+    def epoch_started(self, decision: EpochDecision, on_schedule: float, advance: float, updates: int) -> None: ...
     def update_done(self, samples: int, loss: float, lr: float) -> None: ...
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
 
@@ -49,7 +51,8 @@ class Progress(Protocol):
 class Job:
     """All that the loop works with. Tracker and progress do nothing on ranks other than 0.
 
-    fleet: how many workers the epochs are to have; None: as many as there are. start: where the run goes on, with model
+    fleet: how many workers the epochs are to have; None: as many as there are. probe: how often the gradient noise is
+    measured. start: where the run goes on, with model
     and optimizer as they were then. wire: the type in which gradients travel, None for their own. seed: of what a
     network draws (dropout). saving: when checkpoints are made; writer: rank 0's, None keeps none. wants_stop: whether
     this worker was asked to end the run; all vote on it at every update, or about as often as between_votes_s where
@@ -71,6 +74,7 @@ class Job:
     wire: torch.dtype | None = None
     fleet: Fleet | None = None
     seed: int = 0
+    probe: ProbePlan = field(default_factory=ProbePlan)
     start: Standing = field(default_factory=Standing)
     saving: SavingPlan = field(default_factory=SavingPlan)
     writer: CheckpointWriter | None = None

@@ -1,4 +1,4 @@
-"""Loss and gradient of every update, read without making anybody wait for them.
+"""Loss and gradient of every update, and what is probed of some, read without making anybody wait for them.
 
 A number that is read off a GPU holds the host up until the device has computed it, and the device then waits for the
 host's next work. So the numbers are copied to the host beside the work and read some updates later, when they have long
@@ -20,9 +20,11 @@ from trainer.engine.errors import TrainingError
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """numbers: the loss, and the norm of every gradient, on the host once `arrival` has come (None: at once)."""
+    """numbers: the loss, and the norm of every gradient, then of the `probed` ones, on the host once `arrival` has come
+    (None: at once)."""
 
     numbers: Tensor
+    probed: int
     arrival: torch.cuda.Event | None
     where: Callable[[], str]
 
@@ -30,24 +32,28 @@ class _Reading:
 class Readings:
     """The losses of a stretch of updates, and whether all gradients were finite.
 
-    loss_sum: of the updates that have been read, on top of what it began with; last_loss: of the newest of them. lag:
-    how many updates later an update is read; None for lag_on(device).
+    loss_sum: of the updates that have been read, on top of what it began with; last_loss: of the newest of them.
+    lag: how many updates later an update is read; None for lag_on(device).
     """
 
     def __init__(self, device: torch.device, loss_sum: float = 0.0, lag: int | None = None) -> None:
         self.loss_sum, self.last_loss = loss_sum, math.nan
+        self._squares: list[tuple[float, float]] = []
         self._lag = lag_on(device) if lag is None else lag
         self._pending: deque[_Reading] = deque()
 
-    def note(self, loss: Tensor, gradients: Sequence[Tensor], where: Callable[[], str]) -> None:
-        """Takes the numbers of an update before its optimizer steps: loss a scalar; gradients the same on all ranks.
+    def note(
+        self, loss: Tensor, gradients: Sequence[Tensor], where: Callable[[], str], probed: Sequence[Tensor] = ()
+    ) -> None:
+        """Takes the numbers of an update before its optimizer steps: loss a scalar; gradients the same on all ranks;
+        probed: the norms that its probe has caught.
 
         where: says where the update was, for the message. Raises TrainingError, on every rank alike, where a gradient
         was not finite `lag` updates ago.
         """
         # Not waited for: such a copy lands in pinned memory, and on a CPU it is no copy.
-        numbers = torch.stack((loss, *norms(gradients))).to("cpu", non_blocking=True)
-        self._pending.append(_Reading(numbers, _end_of_queue(loss.device), where))
+        numbers = torch.stack((loss, *norms(gradients), *probed)).to("cpu", non_blocking=True)
+        self._pending.append(_Reading(numbers, len(probed), _end_of_queue(loss.device), where))
         if len(self._pending) > self._lag:
             self._read()
 
@@ -56,15 +62,24 @@ class Readings:
         while self._pending:
             self._read()
 
+    def take_squares(self) -> list[tuple[float, float]]:
+        """The squared norms of the probe and of the whole gradient, for each update that was probed and has been read;
+        each once."""
+        squares, self._squares = self._squares, []
+        return squares
+
     def _read(self) -> None:
         reading = self._pending.popleft()
         if reading.arrival is not None:
             reading.arrival.synchronize()
         loss, *norms = reading.numbers.numpy().tolist()
-        if not math.isfinite(sum(norms)):
+        whole, probed = norms[: len(norms) - reading.probed], norms[len(norms) - reading.probed :]
+        if not math.isfinite(sum(whole)):
             raise TrainingError(f"the loss or its gradient is not finite in {reading.where()}")
         self.last_loss = loss
         self.loss_sum += loss
+        if probed:
+            self._squares.append((sum(norm * norm for norm in probed), sum(norm * norm for norm in whole)))
 
 
 def lag_on(device: torch.device) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from trainer.rule import Fleet, Schedule, decide, updates_in_epoch
+from trainer.rule import EpochDecision, Fleet, Heard, NoiseAverages, Schedule, decide, updates_in_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,10 @@ class EpochPart:
 class RunState:
     """samples_seen is the position of the next update in the stream; updates are reported, never used to schedule.
 
-    next_epoch: the first (from 0) that is not done yet; part: what is trained of it, None where nothing is. When all of
-    it is, its evaluation is still to come. best_top1 and last_top1 are shares in [0, 1].
+    progress: how far the run is along its schedule, in samples of it, under a policy that does not count those seen.
+    heard: what the decision for next_epoch is made by; noise: what was measured until here. next_epoch: the first (from
+    0) that is not done yet; part: what is trained of it, None where nothing is. When all of it is, its evaluation is
+    still to come. best_top1 and last_top1 are shares in [0, 1].
     """
 
     samples_seen: int = 0
@@ -48,6 +50,21 @@ class RunState:
     last_top1: float = 0.0
     target: TargetReached | None = None
     part: EpochPart | None = None
+    progress: float | None = None
+    heard: Heard = field(default_factory=Heard)
+    noise: NoiseAverages = field(default_factory=NoiseAverages)
+
+    def advanced(self, decision: EpochDecision, schedule: Schedule) -> RunState:
+        """After another update by the decision."""
+        samples_seen, progress = self.samples_seen + decision.plan.global_batch, None
+        if decision.gain is not None:
+            progress = (self.progress or 0.0) + decision.advance(schedule)
+        return replace(self, samples_seen=samples_seen, updates=self.updates + 1, progress=progress)
+
+    @property
+    def on_schedule(self) -> float:
+        """How far the run is along its schedule, in samples of it."""
+        return self.samples_seen if self.progress is None else self.progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +92,12 @@ def epoch_ahead(schedule: Schedule, fleet: Fleet, state: RunState) -> int | None
     """The epoch that is to be trained or evaluated next, on its fleet; None where the run is complete."""
     if state.part is not None:
         return state.next_epoch
-    for epoch in range(state.next_epoch, math.ceil(schedule.epochs)):
-        decision = decide(schedule, epoch, fleet.workers_at(epoch))
-        if updates_in_epoch(schedule, decision, state.samples_seen) > 0:
+    for epoch in itertools.count(state.next_epoch):
+        if (epoch if state.progress is None else state.progress / schedule.dataset_size) >= schedule.epochs:
+            break
+        decision = decide(schedule, epoch, fleet.workers_at(epoch), state.heard)
+        if updates_in_epoch(schedule, decision, state.samples_seen, state.progress) > 0:
             return epoch
+        if state.samples_seen < (epoch + 1) * schedule.dataset_size:
+            break  # less than an update is left
     return None

@@ -19,9 +19,11 @@ from trainer.engine.errors import TrainingError
 from trainer.engine.evaluate import Evaluation, evaluate, mean_running_statistics
 from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.job import Job
+from trainer.engine.noise_record import critical_batch, noise_metrics
 from trainer.engine.run_state import EpochPart, RunState, Standing, TargetReached, epoch_ahead
 from trainer.engine.unreadable import SharedUnreadable
-from trainer.rule import EpochDecision, Fleet, Schedule, decide
+from trainer.rule import EpochDecision, Fleet, Heard, Schedule, decide
+from trainer.rule.coordinator import NOTHING_HEARD
 
 
 def train(job: Job) -> tuple[RunState, Clock]:
@@ -64,8 +66,8 @@ def _train(job: Job) -> tuple[RunState, Clock]:
     while (epoch := epoch_ahead(job.schedule, fleet, state)) is not None:
         if fleet.workers_at(epoch) != job.collective.world_size or (stop := ballot.held().stop):
             break
-        decision = agree_on_decision(job.schedule, epoch, job.collective)
-        together(job.collective, job.tracker.event, "decision", asdict(decision))
+        decision = agree_on_decision(job.schedule, epoch, job.collective, state.heard)
+        together(job.collective, job.tracker.event, "decision", _with_inputs(decision, job.schedule, state.heard))
         state, stop = train_epoch(job, module, decision, state, clock, ballot, save, shared.tell)
         if stop:
             break
@@ -87,14 +89,22 @@ def _train(job: Job) -> tuple[RunState, Clock]:
     return state, clock
 
 
-def agree_on_decision(schedule: Schedule, epoch: int, collective: Collective) -> EpochDecision:
+def agree_on_decision(
+    schedule: Schedule, epoch: int, collective: Collective, heard: Heard = NOTHING_HEARD
+) -> EpochDecision:
     """Rank 0 decides and tells the others; every rank checks the digest of what it received before it acts on it."""
-    decided = decide(schedule, epoch, collective.world_size) if collective.rank == 0 else None
+    decided = decide(schedule, epoch, collective.world_size, heard) if collective.rank == 0 else None
     heard = EpochDecision.from_json(broadcast_text(collective, decided.to_json() if decided else ""))
     differs = first_rank_that_differs(collective, heard.digest())
     if differs is not None:
         raise TrainingError(f"epoch {epoch}: rank {differs} heard another decision than rank 0 sent: check the network")
     return heard
+
+
+def _with_inputs(decision: EpochDecision, schedule: Schedule, heard: Heard) -> dict[str, object]:
+    """The decision, and beside the run's configuration all that it was made from, so that it can be made again."""
+    inputs = {"dataset_size": schedule.dataset_size, "max_micro_batch": schedule.max_micro_batch}
+    return {**asdict(decision), "heard": asdict(heard), **inputs}
 
 
 def _evaluate(job: Job, ballot: Ballot) -> Evaluation:
@@ -120,10 +130,16 @@ def _finish_epoch(job: Job, decision: EpochDecision, state: RunState, evaluation
     with clock.measure("record"):
         state = _note(job, state, evaluation, clock)
         metrics = _metrics(decision, lr, part, evaluation, state, clock)
+        metrics |= noise_metrics(decision, job.schedule, state)
         together(job.collective, _record, job, decision.epoch + 1, metrics)
+        critical = critical_batch(decision, job.schedule, state)
+        if critical is not None:
+            together(job.collective, job.tracker.event, "critical_batch", asdict(critical))
+            job.warn(str(critical))
     if not (math.isfinite(train_loss) and math.isfinite(evaluation.loss)):
         raise TrainingError(f"the loss is not finite after {where(decision, state, lr)}")
-    return replace(state, part=None, next_epoch=decision.epoch + 1)
+    heard = Heard(state.noise.estimate(), decision.plan.global_batch, state.progress)
+    return replace(state, part=None, next_epoch=decision.epoch + 1, heard=heard)
 
 
 def _save(job: Job, state: RunState, clock: Clock, averaged: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from trainer.collective.collective import Collective
+from trainer.engine.gradient_probe import Probe
 from trainer.engine.readings import refuse_not_finite
 from trainer.models.ghost_batch_norm import finish_update
 from trainer.rule import BatchPlan
@@ -26,6 +27,7 @@ def run_update(
     autocast_to: torch.dtype | None = None,
     before_last: Callable[[], None] = lambda: None,
     note: Callable[[Tensor, Sequence[Tensor]], None] = refuse_not_finite,
+    probe: Probe | None = None,
 ) -> Tensor:
     """Takes the plan's accumulation_steps micro-batches from the iterator and steps the optimizer once.
 
@@ -33,16 +35,21 @@ def run_update(
     workers to those of one big batch. before_last is called when the last micro-batch is there, and note before the
     optimizer steps, with what is returned and the gradients, which are the same on every rank: what it raises stops all
     ranks, or none. Without another note that is TrainingError where a loss or a gradient is not finite on any rank.
+    probe: what looks at the gradient over the first micro-batch.
     Returns this worker's share of the mean loss: a scalar on the device. Nothing here waits for the device but note.
     """
     samples_to_loss = collective.gradient_divisor / plan.global_batch
     loss_sum: Tensor | None = None
-    for step in range(plan.accumulation_steps):
+    steps = plan.accumulation_steps
+    if probe is not None and probe.cuts:
+        micro_batches, steps = probe.in_two(next(micro_batches)), 2
+    for step in range(steps):
         images, labels = next(micro_batches)
-        is_last = step == plan.accumulation_steps - 1
+        is_last = step == steps - 1
+        listening = probe.listening() if probe is not None and step == 0 else nullcontext()
         if is_last:
             before_last()
-        with collective.micro_step(last=is_last):
+        with collective.micro_step(last=is_last), listening:
             with autocast(images.device, autocast_to):
                 loss = F.cross_entropy(module(images), labels, reduction="sum")
             seen = loss.detach()

@@ -11,6 +11,8 @@ micro-batches and workers, and their memory stays the same number of samples whi
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -81,6 +83,27 @@ def finish_update(model: nn.Module, global_batch: int) -> None:
     torch._foreach_add_(running, moves)
     torch._foreach_zero_([norm.update_statistics for norm in norms])
     torch._foreach_zero_([norm.update_ghosts for norm in norms])
+
+
+def middle_border(model: nn.Module, samples: int) -> int | None:
+    """Where a micro-batch of so many samples can be cut in two so that the network computes the same, apart from
+    rounding: at the border of ghost batches that is next to the middle, and anywhere without batch norm. None where it
+    is normalised as a whole."""
+    norms = [module for module in model.modules() if isinstance(module, (GhostBatchNorm, _BatchNorm))]
+    ghosts = {norm.ghost_batch for norm in norms if isinstance(norm, GhostBatchNorm)}
+    if any(isinstance(norm, _BatchNorm) for norm in norms) or len(ghosts) > 1:
+        return None
+    if not ghosts:
+        return samples // 2 or None
+    ghost_batch = ghosts.pop()
+    sizes = cut(samples, ghost_batch)
+    # A part by itself may be cut into other ghost batches: 22 by 4 into 4 4 4 4 3 3, but its last 10 into 5 5.
+    borders = [
+        border
+        for border in accumulate(sizes[:-1])
+        if cut(border, ghost_batch) + cut(samples - border, ghost_batch) == sizes
+    ]
+    return min(borders, key=lambda border: abs(2 * border - samples), default=None)
 
 
 def convert_batch_norm(model: nn.Module, ghost_batch: int) -> nn.Module:

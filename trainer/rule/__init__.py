@@ -6,9 +6,10 @@ every epoch; `decide(schedule, epoch, world_size)` says them for one.
 
 from trainer.rule.adam_scaling import AdamConstants
 from trainer.rule.batch_plan import BatchPlan, fit_batch
-from trainer.rule.coordinator import EpochDecision, Limits, Reference, Schedule, Start, decide
+from trainer.rule.coordinator import EpochDecision, Heard, decide
 from trainer.rule.errors import PlanError
 from trainer.rule.fleet import Fleet, FleetStep
+from trainer.rule.gradient_noise import GradientNoise, NoiseAverages, adascale_gain, measure, worth
 from trainer.rule.noise_scale import (
     global_batch_for_sgd_noise_scale,
     lr_for_sgd_noise_scale,
@@ -16,6 +17,7 @@ from trainer.rule.noise_scale import (
     momentum_for_sgd_noise_scale,
     sgd_noise_scale,
 )
+from trainer.rule.recipe import Growth, Limits, Policy, Reference, Schedule, Start
 from trainer.rule.run_plan import Phase, RunPlan, plan_run, updates_in_epoch
 from trainer.rule.schedule import NoiseCurve, NoiseDrop, Warmup, warmup_factor
 
@@ -25,24 +27,32 @@ __all__ = [
     "EpochDecision",
     "Fleet",
     "FleetStep",
+    "GradientNoise",
+    "Growth",
+    "Heard",
     "Limits",
+    "NoiseAverages",
     "NoiseCurve",
     "NoiseDrop",
     "Phase",
     "PlanError",
+    "Policy",
     "Reference",
     "RunPlan",
     "Schedule",
     "Start",
     "Warmup",
+    "adascale_gain",
     "decide",
     "fit_batch",
     "global_batch_for_sgd_noise_scale",
     "lr_for_sgd_noise_scale",
+    "measure",
     "momentum_epochs",
     "momentum_for_sgd_noise_scale",
     "plan_run",
     "sgd_noise_scale",
     "updates_in_epoch",
     "warmup_factor",
+    "worth",
 ]

@@ -6,6 +6,15 @@ and `trainer plan` calls the same function for the whole run.
 One equation, two unknowns: the curve says the noise scale g of this epoch; the batch is the largest that the schedule
 wants and that the limits and the fleet allow, rounded down to the fleet; lr absorbs the rest. So g is met exactly
 whatever the number of workers.
+
+A schedule may listen to what the run measures, the gradient noise scale (see gradient_noise.py):
+
+    planned    it does not
+    measured   the schedule says how far the batch may go, and the measurement when: another limit of the batch, which
+               begins at the reference's. lr absorbs the rest, so g stays on the curve.
+    adascale   the batch is as planned, and lr and the progress along the schedule follow AdaScale's gain: an update
+               counts as that many of the reference's. lr is no larger than the rule's, so g is at or below the curve,
+               and the run reads more samples.
 """
 
 from __future__ import annotations
@@ -13,132 +22,31 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass
 
 from trainer.rule.adam_scaling import AdamConstants, largest_batch_ratio, scale_beta, scale_constants
 from trainer.rule.batch_plan import BatchPlan, fit_batch
 from trainer.rule.errors import PlanError
-from trainer.rule.noise_scale import (
-    NoiseForm,
-    global_batch_for_sgd_noise_scale,
-    lr_for_sgd_noise_scale,
-    sgd_noise_scale,
-)
-from trainer.rule.schedule import NoiseCurve, NoiseDivisors, Warmup, noise_divisors
-
-_MOST_EPOCHS = 100_000  # a plan of more takes minutes
+from trainer.rule.gradient_noise import GradientNoise, adascale_gain
+from trainer.rule.noise_scale import global_batch_for_sgd_noise_scale, lr_for_sgd_noise_scale, sgd_noise_scale
+from trainer.rule.recipe import Schedule
+from trainer.rule.schedule import NoiseDivisors, noise_divisors
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """The tuned recipe that a run starts from and reproduces: lr, global batch (samples) and momentum."""
+class Heard:
+    """What a schedule that listens has heard when an epoch begins.
 
-    lr: float
-    global_batch: int
-    momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise PlanError(f"lr {self.lr:g} of the reference must be above 0")
-        if self.global_batch < 1:
-            raise PlanError(f"global_batch {self.global_batch} of the reference must be at least 1 sample")
-        if not 0 <= self.momentum < 1:
-            raise PlanError(f"momentum {self.momentum:g} of the reference is outside [0, 1)")
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where a run begins on the reference's curve: another lr or momentum; the batch follows, so that g stays.
-
-    lr x 5 begins with batch x 5; momentum 0.98 in place of 0.9 also with batch x 5. None: the reference's own.
+    noise: the measurement, None while there is none. global_batch: of the epoch before, None in the first. progress:
+    how far the run is along its schedule, in samples of it, where that is not the samples that it has read.
     """
 
-    lr: float | None = None
-    momentum: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
-            raise PlanError(f"lr {self.lr:g} of the start must be above 0")
-        if self.momentum is not None and not 0 <= self.momentum < 1:
-            raise PlanError(f"momentum {self.momentum:g} of the start is outside [0, 1)")
-
-    def lr_and_momentum(self, reference: Reference) -> tuple[float, float]:
-        """What the first epoch begins with, before the limits."""
-        return (
-            reference.lr if self.lr is None else self.lr,
-            reference.momentum if self.momentum is None else self.momentum,
-        )
+    noise: GradientNoise | None = None
+    global_batch: int | None = None
+    progress: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What hardware and stability allow: samples per worker at once, samples per update (default N/10), lr.
-
-    max_micro_batch "auto": what the device's memory holds, measured; nothing is decided before it is.
-    """
-
-    max_micro_batch: int | Literal["auto"]
-    max_global_batch: int | None = None
-    max_lr: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_micro_batch != "auto" and self.max_micro_batch < 1:
-            raise PlanError(f"max_micro_batch {self.max_micro_batch} must be at least 1 sample")
-        if self.max_global_batch is not None and self.max_global_batch < 1:
-            raise PlanError(f"max_global_batch {self.max_global_batch} must be at least 1 sample")
-        if self.max_lr is not None and not self.max_lr > 0:
-            raise PlanError(f"max_lr {self.max_lr:g} must be above 0")
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Everything that decides the batch and lr of a run except the fleet. dataset_size in samples; epochs may be
-    fractional; ghost_batch (samples) lets the cut of a batch respect batch norm's groups; adam goes with the form
-    square_root."""
-
-    reference: Reference
-    limits: Limits
-    dataset_size: int
-    epochs: float
-    curve: NoiseCurve = field(default_factory=NoiseCurve)
-    form: NoiseForm = "large_dataset"
-    warmup: Warmup = field(default_factory=Warmup)
-    ghost_batch: int | None = None
-    start: Start = field(default_factory=Start)
-    adam: AdamConstants | None = None
-
-    def __post_init__(self) -> None:
-        assert (self.form == "square_root") == (self.adam is not None), "the square-root rule is Adam's"
-        if self.form == "square_root" and ("momentum" in self.curve.levers or self.start.momentum is not None):
-            raise PlanError(
-                "under the square-root rule the momentum of Adam (beta1) follows the batch: use the levers batch and lr"
-            )
-        if self.dataset_size < 1:
-            raise PlanError(f"a dataset of {self.dataset_size} samples cannot be planned: it needs at least one")
-        if not 0 < self.epochs <= _MOST_EPOCHS:
-            raise PlanError(f"{self.epochs:g} epochs cannot be planned: give more than 0 and at most {_MOST_EPOCHS:,}")
-        if self.reference.global_batch > self.dataset_size:
-            raise PlanError(
-                f"the reference batch of {self.reference.global_batch} samples is larger than the dataset "
-                f"({self.dataset_size}): choose a smaller one"
-            )
-        if self.limits.max_micro_batch == "auto":
-            raise PlanError(
-                "schedule.limits.max_micro_batch is auto, and what fits is only known where it was measured: give "
-                "--calibration FILE, or set schedule.limits.max_micro_batch=N"
-            )
-
-    @property
-    def max_micro_batch(self) -> int:
-        """Samples per worker at once."""
-        assert self.limits.max_micro_batch != "auto", "refused above"
-        return self.limits.max_micro_batch
-
-    @property
-    def total_samples(self) -> int:
-        """Samples that the run may read: epochs x dataset_size."""
-        return round(self.epochs * self.dataset_size)
+NOTHING_HEARD = Heard()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +55,8 @@ class EpochDecision:
 
     lr is the one after warm-up. sgd_noise_scale is what plan, lr and momentum give, target_sgd_noise_scale what the
     curve asks for, both in the schedule's form. limited_by names what held the batch below the schedule's wish. adam:
-    its constants at this batch where the schedule scales them, else None.
+    its constants at this batch where the schedule scales them, else None. gain: AdaScale's, as how many updates of the
+    reference one counts, under that policy; else None.
     """
 
     epoch: int
@@ -158,6 +67,11 @@ class EpochDecision:
     target_sgd_noise_scale: float
     limited_by: str
     adam: AdamConstants | None = None
+    gain: float | None = None
+
+    def advance(self, schedule: Schedule) -> float:
+        """By how many samples of the schedule an update advances: by those that it reads, but under AdaScale."""
+        return self.plan.global_batch if self.gain is None else self.gain * schedule.reference.global_batch
 
     def to_json(self) -> str:
         """Every field as text; floats keep every bit."""
@@ -180,14 +94,15 @@ NOT_LIMITED = "schedule"
 _SMALLEST, _LARGEST = 1e-100, 1e100
 
 
-def decide(schedule: Schedule, epoch: int, world_size: int) -> EpochDecision:
-    """The decision for `epoch` (from 0) on `world_size` workers.
+def decide(schedule: Schedule, epoch: int, world_size: int, heard: Heard = NOTHING_HEARD) -> EpochDecision:
+    """The decision for `epoch` (from 0) on `world_size` workers, by a schedule that has heard this.
 
     Raises PlanError if the fleet cannot share the batch.
     """
     size, form = schedule.dataset_size, schedule.form
     reference = schedule.reference
-    divisors = noise_divisors(schedule.curve, epoch, schedule.epochs)
+    on_schedule = epoch if heard.progress is None else heard.progress / size
+    divisors = noise_divisors(schedule.curve, on_schedule, schedule.epochs)
     target = _start_noise_scale(schedule) / divisors.total if divisors.total > 0 else math.inf
     if not _SMALLEST < target < _LARGEST:
         raise PlanError(
@@ -206,7 +121,7 @@ def decide(schedule: Schedule, epoch: int, world_size: int) -> EpochDecision:
             f"epoch {epoch}: at lr {wanted_lr:g} the noise scale {target:g} needs less than one sample per update: "
             f"raise the lr of the start or its limit max_lr, or let the noise rise less"
         )
-    cap, cap_name = _batch_cap(schedule)
+    cap, cap_name = _batch_cap(schedule, heard)
     if wanted_batch > cap:
         limited_by = cap_name
     allowed = min(wanted_batch, cap)
@@ -217,13 +132,22 @@ def decide(schedule: Schedule, epoch: int, world_size: int) -> EpochDecision:
         raise PlanError(f"epoch {epoch}: {error}{reason}") from None
     if plan.global_batch < allowed and limited_by == NOT_LIMITED:
         limited_by = "world_size"
-    lr = min(_tidy(lr_for_sgd_noise_scale(target, plan.global_batch, size, momentum, form)), max_lr or math.inf)
+    gain = None
+    wanted_lr = lr_for_sgd_noise_scale(target, plan.global_batch, size, momentum, form)
+    if schedule.policy == "adascale":
+        # Without a measurement an update counts as one, and its lr is the reference's.
+        ratio = 1.0 if heard.noise is None else adascale_gain(heard.noise, reference.global_batch, plan.global_batch)
+        gain = min(ratio, plan.global_batch / reference.global_batch)
+        # In the exact form lr falls by more than a batch below the reference's does.
+        of_reference = lr_for_sgd_noise_scale(target, reference.global_batch, size, momentum, form)
+        wanted_lr = min(gain * of_reference, wanted_lr)
+    lr = min(_tidy(wanted_lr), max_lr or math.inf)
     reached = sgd_noise_scale(lr, plan.global_batch, size, momentum, form)
     adam = None
     if schedule.adam is not None:
         batch_ratio = plan.global_batch / reference.global_batch
         momentum, adam = scale_beta(momentum, batch_ratio), scale_constants(schedule.adam, batch_ratio)
-    return EpochDecision(epoch, plan, lr, momentum, reached, target, limited_by, adam)
+    return EpochDecision(epoch, plan, lr, momentum, reached, target, limited_by, adam, gain)
 
 
 def _start_noise_scale(schedule: Schedule) -> float:
@@ -246,7 +170,7 @@ def _momentum_and_lr_divisor(start: float, divisors: NoiseDivisors) -> tuple[flo
     return (_tidy(1.0 - rest), divisors.lr) if rest <= 1.0 else (0.0, divisors.lr * rest)
 
 
-def _batch_cap(schedule: Schedule) -> tuple[int, str]:
+def _batch_cap(schedule: Schedule, heard: Heard) -> tuple[int, str]:
     """Most samples per update, and the name of what says so. No update takes a sample twice; in the exact form none
     takes the whole dataset, which has no noise; under the square-root rule Adam's betas stay at or above 0."""
     given = schedule.limits.max_global_batch
@@ -257,6 +181,14 @@ def _batch_cap(schedule: Schedule) -> tuple[int, str]:
         ratio = largest_batch_ratio(schedule.reference.momentum, schedule.adam.beta2)
         if math.isfinite(ratio):
             caps.append((_floor(ratio * schedule.reference.global_batch), "Adam's betas"))
+    if schedule.policy == "measured":
+        before = schedule.reference.global_batch if heard.global_batch is None else heard.global_batch
+        grown = (
+            0
+            if heard.noise is None
+            else min(before * schedule.growth.factor, schedule.growth.share * heard.noise.at_least)
+        )
+        caps.append((max(before, _floor(grown)), "measured noise"))
     return min(caps, key=lambda cap: cap[0])
 
 

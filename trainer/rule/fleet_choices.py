@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trainer.rule.coordinator import Schedule
 from trainer.rule.errors import PlanError
 from trainer.rule.fleet import Fleet, FleetStep
+from trainer.rule.recipe import Schedule
 from trainer.rule.run_plan import plan_run
 from trainer.rule.step_time import StepTimes, predict_run
 

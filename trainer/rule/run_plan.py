@@ -11,10 +11,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from trainer.rule.coordinator import EpochDecision, Schedule, decide
+from trainer.rule.coordinator import EpochDecision, decide
 from trainer.rule.errors import PlanError
 from trainer.rule.fleet import Fleet
 from trainer.rule.noise_scale import momentum_epochs, sgd_noise_scale
+from trainer.rule.recipe import Policy, Schedule
+
+_ROUNDING = 1e-6  # of an update
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +44,14 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """The phases of a run on a fleet, and their totals."""
+    """The phases of a run on a fleet, and their totals. policy: whether the run may turn out otherwise by what it
+    hears."""
 
     dataset_size: int
     epochs: float
     fleet: Fleet
     phases: tuple[Phase, ...]
+    policy: Policy = "planned"
 
     @property
     def total_updates(self) -> int:
@@ -57,23 +62,31 @@ class RunPlan:
         return sum(phase.updates * phase.global_batch for phase in self.phases)
 
 
-def updates_in_epoch(schedule: Schedule, decision: EpochDecision, position: int) -> int:
+def updates_in_epoch(schedule: Schedule, decision: EpochDecision, position: int, progress: float | None = None) -> int:
     """Updates that start in the decision's epoch when the next one starts at `position` of the stream.
 
-    0 if the epoch is behind already (an update may be longer than what was left of it), or if the run has ended before
-    it, because fewer samples than one update were left.
+    progress: how far the run is along its schedule, in samples of it; None where that is the position. 0 if the epoch
+    is behind already (an update may be longer than what was left of it), or if the run has ended before it, because
+    less than one update was left.
     """
     batch = decision.plan.global_batch
     if position < decision.epoch * schedule.dataset_size:
         return 0
     epoch_end = (decision.epoch + 1) * schedule.dataset_size
     starts = max(0, -(-(epoch_end - position) // batch))
-    return min(starts, (schedule.total_samples - position) // batch)
+    if progress is None and decision.gain is None:
+        return min(starts, (schedule.total_samples - position) // batch)
+    # Progress is a sum of rounded gains: an update that fits but for their rounding is run, also after a resumption.
+    left = schedule.total_samples - (position if progress is None else progress)
+    return min(starts, math.floor(left / decision.advance(schedule) + _ROUNDING))
 
 
 def walk(schedule: Schedule, fleet: Fleet) -> Iterator[tuple[EpochDecision, int, int]]:
-    """(decision, position of its first update, number of updates) of every epoch in which an update starts."""
-    position = 0
+    """(decision, position of its first update, number of updates) of every epoch in which an update starts.
+
+    As it is planned, whatever it may hear.
+    """
+    schedule, position = replace(schedule, policy="planned"), 0
     for epoch in range(math.ceil(schedule.epochs)):
         decision = decide(schedule, epoch, fleet.workers_at(epoch))
         updates = updates_in_epoch(schedule, decision, position)
@@ -85,6 +98,7 @@ def walk(schedule: Schedule, fleet: Fleet) -> Iterator[tuple[EpochDecision, int,
 def plan_run(schedule: Schedule, fleet: Fleet | int) -> RunPlan:
     """The whole run on a fleet; a number is that of its workers throughout.
 
+    A schedule that listens is planned as if it did not: then no epoch has a larger batch or a larger lr than here.
     Raises PlanError if any epoch cannot be planned.
     """
     fleet = Fleet.of(fleet) if isinstance(fleet, int) else fleet
@@ -100,7 +114,7 @@ def plan_run(schedule: Schedule, fleet: Fleet | int) -> RunPlan:
         raise PlanError(
             f"{schedule.epochs:g} epochs of {schedule.dataset_size} samples are less than one update: give more epochs"
         )
-    return RunPlan(schedule.dataset_size, schedule.epochs, fleet, tuple(phases))
+    return RunPlan(schedule.dataset_size, schedule.epochs, fleet, tuple(phases), schedule.policy)
 
 
 def _phase(schedule: Schedule, decision: EpochDecision, updates: int) -> Phase:

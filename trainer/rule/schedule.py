@@ -99,8 +99,8 @@ class NoiseDivisors:
         return self.batch * self.lr * self.momentum
 
 
-def noise_divisors(curve: NoiseCurve, epoch: int, epochs: float) -> NoiseDivisors:
-    """By how much g has fallen at the start of `epoch` (from 0) in a run of `epochs`, lever by lever."""
+def noise_divisors(curve: NoiseCurve, epoch: float, epochs: float) -> NoiseDivisors:
+    """By how much g has fallen after `epoch` epochs, as a rule whole ones, of a run of `epochs`, lever by lever."""
     through: dict[str, float] = {"batch": 1.0, "lr": 1.0, "momentum": 1.0}
     if curve.shape == "steps":
         for drop in curve.drops:

@@ -17,7 +17,8 @@ Schedules compared by the wall-clock time to a target accuracy.
 - **Curves**: the chart view, or tick runs and press Compare. A step is an epoch.
 - **Time to target**: `time_to_<percent>_s`, beside `train_time_to_`, `updates_to_` and `epochs_to_`; runs that did not
   reach it have none. Choose them in Columns.
-- **What a schedule did**: `noise/sgd`, `batch/global`, `optim/lr`, `optim/momentum`; **what came of it**: `val/top1`.
+- **What a schedule did**: `noise/sgd`, `batch/global`, `optim/lr`, `optim/momentum`; **what was measured of it**:
+  `noise/gradient`; **what came of it**: `val/top1`.
 - **Seeds taken together, and tested**: `trainer compare --experiment NAME`; its page is in the run `comparison`.
 """
 

@@ -18,7 +18,7 @@ _REFRESH_S = 1.0  # drawing the bar takes two milliseconds of the interpreter's 
 class RunProgress(Protocol):
     """Told by the loop; samples are counted over all workers."""
 
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None: ...
+    def epoch_started(self, decision: EpochDecision, on_schedule: float, advance: float, updates: int) -> None: ...
     def update_done(self, samples: int, loss: float, lr: float) -> None: ...
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None: ...
     def close(self) -> None: ...
@@ -27,7 +27,7 @@ class RunProgress(Protocol):
 class SilentProgress:
     """For ranks other than 0."""
 
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
+    def epoch_started(self, decision: EpochDecision, on_schedule: float, advance: float, updates: int) -> None:
         return None
 
     def update_done(self, samples: int, loss: float, lr: float) -> None:
@@ -46,7 +46,7 @@ class LineProgress:
     def __init__(self, console: Console, epochs: float) -> None:
         self._console, self._epochs = console, epochs
 
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
+    def epoch_started(self, decision: EpochDecision, on_schedule: float, advance: float, updates: int) -> None:
         return None
 
     def update_done(self, samples: int, loss: float, lr: float) -> None:
@@ -79,20 +79,20 @@ class BarProgress:
         )
         self._task = self._bar.add_task("", total=total_samples, epoch="-", loss="-", speed="-", batch="-", lr="-")
         self._bar.start()
-        self._shown_at, self._samples_since, self._world_size = time.monotonic(), 0, 1
+        self._shown_at, self._samples_since, self._world_size, self._advance = time.monotonic(), 0, 1, 0.0
 
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
+    def epoch_started(self, decision: EpochDecision, on_schedule: float, advance: float, updates: int) -> None:
         self._bar.update(
             self._task,
-            completed=samples_seen,
+            completed=on_schedule,
             epoch=f"{decision.epoch + 1}/{self._epochs:g}",
             batch=decision.plan.global_batch,
             lr=f"{decision.lr:.4g}",
         )
-        self._world_size = decision.plan.world_size
+        self._world_size, self._advance = decision.plan.world_size, advance
 
     def update_done(self, samples: int, loss: float, lr: float) -> None:
-        self._bar.advance(self._task, samples)
+        self._bar.advance(self._task, self._advance)
         self._samples_since += samples
         passed = time.monotonic() - self._shown_at
         if passed >= _REFRESH_S:
@@ -118,9 +118,15 @@ def open_progress(console: Console, epochs: float, total_samples: int) -> RunPro
 
 def epoch_line(epoch: int, epochs: float, metrics: Mapping[str, float]) -> str:
     """One epoch in one line."""
+    done = f"{epoch:3d}/{epochs:g}"
+    if "progress/epochs" in metrics:  # epochs of samples are not those of the schedule
+        done = f"{epoch:3d} ({metrics['progress/epochs']:.2f}/{epochs:g})"
+    noise = ""
+    if "noise/gradient" in metrics:
+        noise = f"  gradient noise {metrics['noise/gradient']:,.0f} +- {metrics['noise/gradient_error']:,.0f}"
     return (
-        f"epoch {epoch:3d}/{epochs:g}  batch {metrics['batch/global']:6,.0f}  lr {metrics['optim/lr']:<8.4g}  "
+        f"epoch {done}  batch {metrics['batch/global']:6,.0f}  lr {metrics['optim/lr']:<8.4g}  "
         f"loss {metrics['train/loss']:.4f}  val loss {metrics['val/loss']:.4f}  top-1 {metrics['val/top1']:7.2%}  "
         f"{metrics['speed/images_per_s']:8,.0f} images/s  {metrics['updates']:,.0f} updates  "
-        f"{metrics['elapsed_s']:.1f} s"
+        f"{metrics['elapsed_s']:.1f} s{noise}"
     )
