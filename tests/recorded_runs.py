@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trainer.report.report import Report, compare_runs
 from trainer.report.runs import RunRecord, load_runs
 from trainer.tracking import FINISHED, Journal, RunStart
+
+Measured = Sequence[tuple[float, float] | None]  # the gradient noise scale and its error for each epoch, where measured
 
 PLAN = {
     "phases": [
@@ -38,9 +41,10 @@ def record_run(
     epoch_s: float = 2.0,
     status: str | None = FINISHED,
     target: str = "0.9",
+    noise: Measured = (),
     **params: str,
 ) -> Path:
-    """A journal with an epoch for each accuracy; batches double and lr halves at each epoch."""
+    """A journal with an epoch for each accuracy; batches (from 16) double and lr halves at each epoch."""
     journal = Journal(folder / f"{name}-{seed}-{len(params)}" / "journal.jsonl")
     recipe = {"name": name, "seed": str(seed), "target_top1": target, "schedule.epochs": str(len(top1)), **params}
     uid = re.sub(r"[^a-z0-9-]", "_", f"{folder.name}-{journal.path.parent.name}")
@@ -56,11 +60,17 @@ def record_run(
                 "elapsed_s": epoch_s * epoch,
                 "batch/global": 2 ** (3 + epoch),
                 "optim/lr": 0.1 / 2**epoch,
+                **(_noise(epoch, noise[epoch - 1]) if noise else {}),
             },
         )
     if status is not None:
         journal.close(status, {}, None if status == FINISHED else "loss is nan")
     return journal.path
+
+
+def _noise(epoch: int, measured: tuple[float, float] | None) -> dict[str, float]:
+    measurement = dict(zip(("noise/gradient", "noise/gradient_error"), measured, strict=True)) if measured else {}
+    return {"noise/sgd": 100.0 / 4**epoch, **measurement}
 
 
 def record_two_recipes(folder: Path) -> tuple[RunRecord, ...]:
@@ -70,3 +80,12 @@ def record_two_recipes(folder: Path) -> tuple[RunRecord, ...]:
     record_run(folder, "grow", 0, [0.4, 0.91, 0.95], updates_per_epoch=50, epoch_s=1.5, policy="batch")
     record_run(folder, "grow", 1, [0.4, 0.92, 0.95], updates_per_epoch=50, epoch_s=1.5, policy="batch")
     return load_runs([str(folder)], None, None)
+
+
+def compare_measured(folder: Path, runs: Mapping[str, Sequence[Measured]], **params: str) -> Report:
+    """The comparison of a schedule for each name, with a seed for each list of measurements."""
+    for name, seeds in runs.items():
+        for seed, noise in enumerate(seeds):
+            tops = [0.5 + 0.1 * epoch for epoch in range(len(noise))]
+            record_run(folder / name, name, seed, tops, noise=noise, target="null", **params)
+    return compare_runs(load_runs([str(folder / name) for name in runs], None, None))

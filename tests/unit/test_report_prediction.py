@@ -124,6 +124,14 @@ def test_a_run_that_broke_off_counts_as_far_as_it_got(tmp_path: Path) -> None:
     assert (second[2], between[2]) == ("-", "-")
 
 
+def test_a_run_that_went_beyond_its_plan_is_held_against_it_at_its_end(tmp_path: Path) -> None:
+    record(tmp_path, "ada", 0, plan_of(), train_s=(6.0, 12.0, 16.0, 20.0), elapsed_s=(7.0, 14.0, 18.7, 23.4))
+    whole, *_, last, between = prediction(tmp_path).rows
+    assert whole[1:] == ("17.0 s", "23.4 s", "+38 %")
+    assert last[1:] == ("4.00 s", "4.00 s", "same")
+    assert between[2] == "3.40 s"
+
+
 @pytest.mark.parametrize(
     "part", [None, 3, {"update_s": "x", "evaluation_s": True}, {"update_s": [1]}, {}], ids=lambda part: str(part)
 )

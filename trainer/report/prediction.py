@@ -86,9 +86,9 @@ def _part(phase: Mapping[str, Any], part: str) -> float:
 
 
 def _at_the_end(run: RunRecord, metric: str) -> float:
-    """The metric after the plan's last epoch; nan where the run has not come so far."""
+    """The metric at the end of a run that came to the plan's last epoch, or beyond it as under AdaScale; else nan."""
     last = run.phases[-1].get("last_epoch") if run.phases else None
-    is_there = isinstance(last, int) and run.epochs and run.epochs[-1] == last + 1
+    is_there = isinstance(last, int) and run.epochs and run.epochs[-1] > last
     return run.values(metric)[-1] if is_there else math.nan
 
 

@@ -11,6 +11,7 @@ from trainer.report.agreement import agreement_note, agreement_table
 from trainer.report.difference import differences
 from trainer.report.findings import broken_off, findings, sweep_findings
 from trainer.report.groups import Group, broken_groups, common_target, group_runs
+from trainer.report.noise_findings import noise_findings
 from trainer.report.outcome import Outcome, outcome_of
 from trainer.report.prediction import prediction_table
 from trainer.report.runs import RunRecord
@@ -57,7 +58,7 @@ def compare_runs(runs: Sequence[RunRecord]) -> Report:
         outcomes=outcomes,
         target_top1=target,
         table=comparison_table(outcomes, target),
-        findings=(*said, *map(broken_off, broken_groups(runs))),
+        findings=(*said, *noise_findings(groups), *map(broken_off, broken_groups(runs))),
         agreement=agreement_table(outcomes, apart, baseline) if any(apart) else None,
         agreement_note=agreement_note(apart, groups[baseline].label, is_the_best=sweep is not None),
         prediction=prediction_table(groups),

@@ -33,8 +33,17 @@ _NOT_PART_OF_THE_RECIPE = (
     "tracking.mlflow",
     "tracking.parent",
 )
-# Settings that came with 0.6.0, as they are where nobody chooses: runs of older versions belong with those.
-_UNLESS_RECORDED = {"memory_format": "auto", "compile": "false", "gradients.wire": "float32"}
+# Settings that came with 0.6.0 and 0.7.0, as they are where nobody chooses: runs of older versions belong with those.
+_UNLESS_RECORDED = {
+    "memory_format": "auto",
+    "compile": "false",
+    "gradients.wire": "float32",
+    "schedule.policy": "planned",
+    "schedule.growth.factor": "2.0",
+    "schedule.growth.share": "1.0",
+}
+# Where the plan does not listen, measuring more or less of the gradient noise does not make another experiment.
+_PROBE = {"gradient_probe.every": "10", "gradient_probe.memory_epochs": "1.0"}
 EPOCHS_SEEN = "epochs_seen"
 _TAGS_OF_THE_FLEET = ("world_size", "collective")
 
@@ -96,11 +105,13 @@ def load_runs(sources: Sequence[str], experiment: str | None, tracking_uri: str 
 def record_of(log: RunLog) -> RunRecord:
     """What a report needs of a run's log."""
     metrics = sorted({metric for entry in log.epochs for metric in entry.metrics})
+    settings = {**_UNLESS_RECORDED, **log.run.params}
+    not_heard = _PROBE if settings["schedule.policy"] == "planned" else ()
     recipe = {
         key: value
-        for key, value in {**_UNLESS_RECORDED, **log.run.params}.items()
+        for key, value in settings.items()
         # A setting that is null says what a version that did not have it yet did.
-        if key not in _NOT_PART_OF_THE_RECIPE and value != "null"
+        if key not in _NOT_PART_OF_THE_RECIPE and key not in not_heard and value != _PROBE.get(key, "null")
     }
     plan = _plan(log.run.artifacts.get("plan.json"))
     recipe |= {tag: log.run.tags[tag] for tag in _TAGS_OF_THE_FLEET if tag in log.run.tags}

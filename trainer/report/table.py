@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainer.report.groups import Group
+from trainer.report.measured_noise import average_scale, measured_epochs
 from trainer.report.outcome import NO_COST, Outcome, Spread, change
 from trainer.report.runs import RunRecord
-from trainer.report.units import accuracy, count, duration, percent_label, unit_of
+from trainer.report.units import UNKNOWN, accuracy, count, duration, percent_label, unit_of
 from trainer.tracking import FINISHED
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def comparison_table(outcomes: Sequence[Outcome], target_top1: float | None) -> 
         "updates": with_speed_ups([outcome.whole_run.updates for outcome in outcomes], count),
         "total time": _times([outcome.whole_run.time_s for outcome in outcomes]),
     }
+    noise = [_gradient_noise(outcome.group) for outcome in outcomes]
+    if any(cell != UNKNOWN for cell in noise):
+        columns["mean gradient noise, samples (at last)"] = noise
     if target_top1 is not None:
         to_target = [outcome.to_target or NO_COST for outcome in outcomes]
         goal = percent_label(target_top1)
@@ -120,6 +124,15 @@ def _by_status(runs: Sequence[RunRecord]) -> list[str]:
     """A finished run that does not count was done again later."""
     words = Counter("repeated" if run.status == FINISHED else run.status.lower() for run in runs)
     return [f"{number} {word}" for word, number in words.items()]
+
+
+def _gradient_noise(group: Group) -> str:
+    """The measured scale as a mean over epochs, and in brackets that of the last epoch."""
+    measured = measured_epochs(group)
+    if not measured:
+        return UNKNOWN
+    is_last = measured[-1].epoch == max(run.epochs[-1] for run in group.runs)
+    return f"{count(average_scale(measured))} ({count(average_scale(measured[-1:])) if is_last else UNKNOWN})"
 
 
 def _times(times_s: Sequence[Spread | None]) -> list[str]:
