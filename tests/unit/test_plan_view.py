@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from trainer.cli.main import main
+from trainer.cli.planning.fleet_argument import parse_fleet
 from trainer.cli.planning.view import plan_notes
 from trainer.config import load_config
 from trainer.rule import plan_run
@@ -13,7 +17,8 @@ pytestmark = pytest.mark.unit
 
 def notes(preset, *overrides, workers=1):
     config = load_config(preset, overrides)
-    return plan_notes(config, plan_run(config.rule_schedule(config.data.train_size), workers))
+    fleet = parse_fleet(str(workers))
+    return plan_notes(config, plan_run(config.rule_schedule(config.data.train_size), fleet))
 
 
 def test_nothing_is_noted_where_the_numbers_say_it_all():
@@ -59,3 +64,126 @@ def test_a_warm_up_is_noted():
     assert notes("digits-decay-lr", "schedule.warmup.epochs=2")[-1] == (
         "lr grows from 0.1 of itself over the first 2 epochs"
     )
+
+
+def test_what_may_differ_under_the_policy_measured_is_noted():
+    growth = "schedule.growth={factor: 1.5, share: 0.5}"
+    bold = "schedule.start.lr=0.6"  # as a batch of 48
+    assert notes("digits-hybrid", "schedule.policy=measured") == [
+        "policy measured: no batch is larger than this; it begins at 16, grows at most 2 times an epoch and up to the "
+        "measured gradient noise scale; where it is smaller so is lr, and g is the same"
+    ]
+    said = notes("digits-hybrid", "schedule.policy=measured", growth, bold, workers=3)[-1]
+    assert "it begins at 15, grows at most 1.5 times an epoch and up to 0.5 times the measured" in said
+
+
+def test_how_much_more_a_run_of_adascale_may_read_is_noted():
+    # 14 of 24 epochs by 48, of which an update may count as one of 16: 10 + 3 x 14
+    assert notes("digits-hybrid", "schedule.policy=adascale") == [
+        "policy adascale: lr is at most this, and an update may count for less than its samples: the run reads between "
+        "24 and about 52 epochs"
+    ]
+    # 12 epochs by 16, 6 by 8, which count as their samples, and 6 by 48
+    falls = "schedule.curve={shape: steps, drops: [{epoch: 12, divide_by: 0.5}, {epoch: 18, divide_by: 6}]}"
+    assert (
+        "between 24 and about 36 epochs"
+        in notes("digits-hybrid", "schedule.policy=adascale", "model.ghost_batch=4", falls)[-1]
+    )
+    assert notes("digits-decay-lr", "schedule.policy=adascale") == [
+        "policy adascale: no batch is larger than the reference's, so nothing differs"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ghost", "workers", "expected"),
+    [
+        (8, 1, []),  # 16 samples are two ghost batches
+        (10, 1, []),  # and of 10: round(1.6)
+        (16, 1, ["in epochs 0-9: an update is a single ghost batch there: model.ghost_batch=8 would let it"]),
+        (16, 2, []),  # two workers are two parts
+        (16, "1,5:2", ["in epochs 0-4: an update is a single ghost batch there: model.ghost_batch=8 would let it"]),
+        (64, 1, [": an update is a single ghost batch: model.ghost_batch=8 would let it"]),
+        ("null", 1, []),
+    ],
+)
+def test_where_the_gradient_noise_cannot_be_measured_is_noted(ghost, workers, expected):
+    said = notes("digits-hybrid", f"model.ghost_batch={ghost}", workers=workers)
+    found = [note for note in said if note.startswith("the gradient noise")]
+    assert [note.removeprefix("the gradient noise is not measured").strip() for note in found] == expected
+    off = notes("digits-hybrid", f"model.ghost_batch={ghost}", "gradient_probe.every=null", workers=workers)
+    assert off == [note for note in said if note not in found]
+
+
+def test_no_ghost_batch_is_proposed_where_an_update_has_too_few_samples_for_two():
+    what = "the gradient noise is not measured: an update is a single ghost batch"
+    two, three = (f"schedule.reference.global_batch={samples}" for samples in (2, 3))
+    assert notes("digits-decay-lr", two, "model.ghost_batch=2")[-1] == what
+    assert notes("digits-decay-lr", three, "model.ghost_batch=3")[-1] == f"{what}: model.ghost_batch=2 would let it"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "workers", "expected"),
+    [
+        (["model.ghost_batch=16"], 1, "is never measured: an update of the reference's 16 samples is a single ghost "),
+        (["model.ghost_batch=16"], "1,4:2", "is not measured before epoch 4: an update of the reference's 16 samples "),
+        # begun with 48 by plan, and with the reference's 16 by measurement
+        (["model.ghost_batch=16", "schedule.start.lr=0.6"], 1, "is never measured: an update of the reference's 16 "),
+        (["model.ghost_batch=16"], 2, None),
+        (["model.ghost_batch=16", "schedule.limits.max_micro_batch=8"], 1, None),
+        (["model.ghost_batch=8"], 1, None),
+    ],
+)
+def test_a_policy_measured_that_can_never_hear_anything_is_noted(overrides, workers, expected):
+    said = notes("digits-hybrid", "schedule.policy=measured", *overrides, workers=workers)
+    found = [note for note in said if note.startswith("the gradient noise ")]
+    if expected is None:
+        assert found == []
+    else:
+        (note,) = found
+        assert note.removeprefix("the gradient noise ").startswith(expected)
+        assert note.endswith("policy measured hears nothing: its batch does not grow: model.ghost_batch=8 would let it")
+
+
+def test_a_policy_measured_that_hears_nothing_any_more_is_noted():
+    said = notes("digits-hybrid", "schedule.policy=measured", "model.ghost_batch=64", workers="2,12:1")
+    assert said[-1] == (
+        "the gradient noise is not measured in epochs 12-23: an update is a single ghost batch there: "
+        "model.ghost_batch=24 would let it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ghost", "expected"),
+    [
+        (16, " in epochs 0-9: an update is a single ghost batch there, and policy adascale hears nothing at first: it "
+             "keeps the reference's lr until then: model.ghost_batch=8 would let it"),
+        (48, ": an update is a single ghost batch, and policy adascale never hears anything: it keeps the reference's "
+             "lr: model.ghost_batch=8 would let it"),
+    ],
+)  # fmt: skip
+def test_a_policy_adascale_that_hears_nothing_is_noted(ghost, expected):
+    said = notes("digits-hybrid", "schedule.policy=adascale", f"model.ghost_batch={ghost}")
+    assert said[-1] == f"the gradient noise is not measured{expected}"
+
+
+@pytest.mark.parametrize("policy", ["planned", "measured", "adascale"])
+def test_programs_are_told_the_policy(policy, capsys):
+    assert main(["plan", "digits-hybrid", f"schedule.policy={policy}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["policy"] == policy
+
+
+def test_plans_side_by_side_say_which_of_them_may_turn_out_otherwise(capsys, tmp_path):
+    listens = tmp_path / "listens.yaml"
+    main(["plan", "--compare", "digits-hybrid", "digits-decay-lr", "schedule.policy=measured"])
+    assert "note: policy measured: with the largest batches that it may take; a run may need more updates\n" in (
+        capsys.readouterr().out
+    )
+    listens.write_text(
+        "name: listens\ndata: {train_size: 1440}\nschedule: {epochs: 2, reference: {lr: 0.1, global_batch: 16}, "
+        "limits: {max_micro_batch: 16}, policy: adascale}\n"
+    )
+    main(["plan", "--compare", "digits-hybrid", str(listens)])
+    assert (
+        "note: policy adascale: as if every update went as far as its samples; a run may need more samples "
+        f"({listens} on 1 worker)\n"
+    ) in capsys.readouterr().out

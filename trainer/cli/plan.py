@@ -1,15 +1,21 @@
-"""`trainer plan`: the whole schedule, without data, a GPU or torch; and what it takes, where times were measured."""
+"""`trainer plan`: the whole schedule, without data, a GPU or torch; and what it takes, where times were measured.
+
+With --replay, the decisions of a run that was.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from trainer.cli.config_arguments import add_config_arguments, load_from_arguments
 from trainer.cli.planning.compare import compare
 from trainer.cli.planning.fleet_argument import parse_fleet
 from trainer.cli.planning.options import add_options, check_options, known_dataset_size, refuse_without_times
+from trainer.cli.planning.replay import replay
+from trainer.cli.planning.replay_view import show_replay
 from trainer.cli.planning.timing import open_timing
 from trainer.cli.planning.view import plan_document, print_plan
 from trainer.config import ConfigError, TrainConfig, load_config, preset_names
@@ -20,7 +26,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "plan",
         help="show the batch, lr and momentum of every epoch, how long it takes and what it costs",
-        description="Shows a run before it is started; with --compare, several beside each other.",
+        description="Shows a run before it is started; with --compare, several beside each other; with --replay, what "
+        "a run decided, and whether it decides the same again.",
     )
     add_config_arguments(parser)
     add_options(parser)
@@ -29,6 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     check_options(args)
+    if args.replay is not None:
+        return show_replay(replay(Path(args.replay)), args.json)
     fleets = [parse_fleet(text) for text in args.workers or ()]
     if args.compare:
         return compare(args, fleets)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from trainer.calibration.errors import CalibrationError
 from trainer.cli.planning.fleet_argument import fleet_text
+from trainer.cli.planning.listening import policy_in_short
 from trainer.cli.planning.options import known_dataset_size, refuse_without_times
 from trainer.cli.planning.time import cost_of, error_text
 from trainer.cli.planning.timing import Timing, open_timing
@@ -147,10 +148,11 @@ def entries_table(entries: Sequence[Entry], price: float | None) -> Table:
 
 
 def _notes(entries: Sequence[Entry]) -> dict[str, list[str]]:
-    """How far times lie outside of what was measured, and in whose plans."""
+    """What may turn out otherwise, how far times lie outside of what was measured, and in whose plans."""
     notes: dict[str, list[str]] = {}
     for entry in entries:
-        for note in entry.time.notes if entry.time else ():
+        policy = policy_in_short(entry.plan) if entry.plan else None
+        for note in [*([policy] if policy else []), *(entry.time.notes if entry.time else ())]:
             notes.setdefault(note, []).append(_name(entry))
     return notes
 

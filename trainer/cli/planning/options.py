@@ -38,11 +38,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--figure", metavar="FILE.png", help="with --compare: draw time against worker-hours for 8 to 4,096 workers"
     )
+    parser.add_argument(
+        "--replay",
+        metavar="JOURNAL",
+        help="a run's journal or folder: decide its epochs anew from what was recorded, and say whether all come out "
+        "as they were (exit code 1 where not)",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def check_options(args: argparse.Namespace) -> None:
     """Raises PlanError where an option makes no sense by itself or beside the others."""
+    if args.replay is not None:
+        _check_replay(args)
     if args.price is not None and not 0 <= args.price < math.inf:
         raise PlanError(f"--price {args.price:g}: is no price of a worker-hour: give 0 or more")
     if args.per_node is not None and args.per_node < 1:
@@ -54,6 +62,17 @@ def check_options(args: argparse.Namespace) -> None:
     if len(args.workers or ()) > 1 and not args.compare:
         given = " ".join(f"--workers {text}" for text in args.workers)
         raise PlanError(f"{given}: a plan has one fleet: give one, or add --compare")
+
+
+def _check_replay(args: argparse.Namespace) -> None:
+    """A replay says what one run decided: nothing but its journal has a say in that."""
+    options = ("workers", "calibration", "per_node", "price", "compare", "figure")
+    values = {f"--{option.replace('_', '-')}": getattr(args, option) for option in options}
+    beside = [*args.words, *(option for option, value in values.items() if value is not None and value is not False)]
+    if beside:
+        raise PlanError(
+            f"--replay {args.replay}: takes all from the run's journal, and {beside[0]} stands beside it: leave it out"
+        )
 
 
 def refuse_without_times(args: argparse.Namespace) -> None:

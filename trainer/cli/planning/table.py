@@ -44,5 +44,9 @@ def phase_table(title: str, columns: Sequence[Column[Row]], rows: Sequence[Row],
 
 def span(first: Phase, last: Phase) -> str:
     """From the first epoch of one phase to the last of another: 0-29, or 30 where it is one epoch."""
-    begin, end = first.first_epoch, last.last_epoch
+    return epochs_text(first.first_epoch, last.last_epoch)
+
+
+def epochs_text(begin: int, end: int) -> str:
+    """Epochs from `begin` to `end`, that included: 0-29, or 30 where it is one."""
     return f"{begin}" if begin == end else f"{begin}-{end}"

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from trainer.cli.lasting_output import LastingOutput
+from trainer.cli.planning.listening import policy_notes, probe_notes
 from trainer.cli.planning.table import Column, phase_table, span
 from trainer.cli.planning.time import phase_document, print_time, time_document
 from trainer.config import TrainConfig
@@ -60,6 +61,7 @@ def plan_document(name: str, plan: RunPlan, time: RunTime | None = None, price: 
         "name": name,
         "dataset_size": plan.dataset_size,
         "epochs": plan.epochs,
+        "policy": plan.policy,
         "world_size": plan.fleet.largest,
         "fleet": [asdict(step) for step in plan.fleet.steps],
         "total_updates": plan.total_updates,
@@ -116,6 +118,8 @@ def plan_notes(config: TrainConfig, plan: RunPlan) -> list[str]:
     ]
     if config.schedule.form == "square_root":
         notes.append(_adam_note(config, plan))
+    notes += policy_notes(config, plan)
+    notes += probe_notes(config, plan)
     warmup = config.schedule.warmup
     if warmup.epochs > 0:
         notes.append(f"lr grows from {warmup.start_factor:g} of itself over the first {warmup.epochs:g} epochs")
