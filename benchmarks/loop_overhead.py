@@ -12,7 +12,7 @@ the device is at rest between turns alone. There it says besides how often an up
 
 The ratio is of updates, each the median over epochs, of pairs; its spread that of six lots of epochs. What lies between
 two updates of two epochs (the evaluation, the decision, the record) is told by itself.
-Tiny updates, of half as many epochs, show best what is added to each: a machine's unrest is a share of an update, and
+Tiny updates show best what is added to each: a machine's unrest is a share of an update, and
 what the loop adds is not.
 """
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -40,8 +41,9 @@ from trainer.rule import EpochDecision, Limits, Reference, Schedule
 from trainer.tracking.progress import SilentProgress
 
 GHOST_BATCH, LR = 32, 0.05
-# (images of a micro-batch, their size): an update as small runs have, and one that is hardly more than the loop
-SIZES = ((64, 32), (4, 8))
+# (network, images of a micro-batch, their size, share of the rounds): an update as small runs have, one as the paper's
+# network has, and one that is hardly more than the loop
+SIZES = (("small-convnet", 64, 32, 1 / 2), ("wide-resnet-16-4", 32, 32, 1 / 8), ("small-convnet", 4, 8, 1 / 4))
 LOTS = 3  # of the epochs in each order, for the spread of the ratio
 Epochs = dict[str, list[list[float]]]  # seconds of each turn of each
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
@@ -60,7 +62,7 @@ class Updates(SilentProgress):
 class WithoutWaiting(SilentProgress):
     """Lets nothing in an epoch's updates wait for the device, but in the first: what does raises an error."""
 
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
+    def epoch_started(self, decision: EpochDecision, on_schedule: float, advance: float, updates: int) -> None:
         self._left = updates
 
     def update_done(self, samples: int, loss: float, lr: float) -> None:
@@ -75,7 +77,7 @@ class Counting(SilentProgress):
         self._profile = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
         self.per_update: dict[str, float] = {}
 
-    def epoch_started(self, decision: EpochDecision, samples_seen: int, updates: int) -> None:
+    def epoch_started(self, decision: EpochDecision, on_schedule: float, advance: float, updates: int) -> None:
         self._epoch, self._left, self._counted = decision.epoch, updates, updates - 1
 
     def update_done(self, samples: int, loss: float, lr: float) -> None:
@@ -91,8 +93,10 @@ class Counting(SilentProgress):
 class Loops:
     """Ours and the bare one, of one worker of a fleet."""
 
-    def __init__(self, collective: Collective, device: torch.device, micro_batch: int, image_size: int) -> None:
-        self._collective, self._device, self._micro_batch = collective, device, micro_batch
+    def __init__(
+        self, collective: Collective, device: torch.device, network: str, micro_batch: int, image_size: int
+    ) -> None:
+        self._collective, self._device, self._network, self._micro_batch = collective, device, network, micro_batch
         self._digits = Digits(image_size, device)
         self._batch = micro_batch * collective.world_size
         self._bare = bare_fleet(collective.name, collective.rank, collective.world_size)
@@ -143,7 +147,7 @@ class Loops:
 
     def _model(self) -> torch.nn.Module:
         torch.manual_seed(0)
-        return build_model("small-convnet", 10, GHOST_BATCH).to(self._device)
+        return build_model(self._network, 10, GHOST_BATCH).to(self._device)
 
 
 def main() -> None:
@@ -163,14 +167,15 @@ def main() -> None:
     if collective.rank == 0:
         print(f"{collective.world_size} worker(s), {collective.name}, {device}: ms an update, {rounds} epochs")
         print()
-        table(["micro-batch", "trainer", "bare PyTorch", "more, an update", "ratio", "more, a border"], [])
-    for size, epochs in zip(SIZES, (-(-rounds // 2), -(-rounds // 4)), strict=True):
-        loops = Loops(collective, device, *size)
-        measured = loops.measure(epochs)
+        table(["network", "micro-batch", "trainer", "bare PyTorch", "more, an update", "ratio", "more, a border"], [])
+    for network, images, size, share in SIZES:
+        loops = Loops(collective, device, network, images, size)
+        measured = loops.measure(math.ceil(rounds * share))
         if collective.rank == 0:
-            print("| " + " | ".join([f"{size[0]} at {size[1]} x {size[1]}", *compared(measured, loops.updates)]) + " |")
+            cells = [network, f"{images} at {size} x {size}", *compared(measured, loops.updates)]
+            print("| " + " | ".join(cells) + " |", flush=True)
     if device.type == "cuda":
-        count_waits(Loops(collective, device, *SIZES[0]), collective.rank)
+        count_waits(Loops(collective, device, *SIZES[0][:3]), collective.rank)
     collective.close()
     leave(0)
 

@@ -18,6 +18,7 @@ from trainer.collective.local import LocalCollective
 from trainer.collective.watched import WatchedCollective
 from trainer.collective.whereabouts import Whereabouts
 from trainer.config import load_config
+from trainer.engine.gradient_probe import ProbePlan, Probing
 from trainer.engine.optimizer import build_optimizer
 from trainer.engine.update import run_update
 from trainer.models import build_model
@@ -51,17 +52,23 @@ def network(name, ghost_batch):
     return build_model(name, CLASSES, ghost_batch).double()
 
 
-def train(model, module, sizes, side, layout=torch.contiguous_format, collective=None):
-    """Updates of two micro-batches of each size: their losses, the parameters and the statistics afterwards."""
+def train(model, module, sizes, side, layout=torch.contiguous_format, collective=None, probed=()):
+    """Updates of two micro-batches of each size: their losses, the parameters and the statistics afterwards. Those with
+    a number in `probed` have a probe, and the norms that it caught come last."""
     optimizer = build_optimizer("momentum", model, lr=0.05, momentum=0.9, weight_decay=1e-3)
+    caught = []
     generator, losses = torch.Generator().manual_seed(1), []
-    for size in sizes:
+    for number, size in enumerate(sizes):
         images = torch.randn(size, 3, side, side, generator=generator, dtype=torch.float64)
         labels = torch.randint(CLASSES, (size,), generator=generator)
         batches = repeat((images.to(memory_format=layout), labels))
-        losses.append(run_update(module, optimizer, collective or LocalCollective(), batches, BatchPlan(size, 2, 1)))
+        plan, fleet = BatchPlan(size, 2, 1), collective or LocalCollective()
+        probe = Probing.of(model, ProbePlan(1), plan, 100, 1.0).probe(0) if number in probed else None
+        losses.append(run_update(module, optimizer, fleet, batches, plan, probe=probe))
+        if probe is not None:
+            caught += [norm for norm, _ in probe.caught]
     running = (buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var")))
-    return [tensor.detach() for tensor in chain(losses, model.parameters(), running)]
+    return [tensor.detach() for tensor in chain(losses, model.parameters(), running, caught)]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +96,17 @@ def test_each_micro_batch_is_compiled_once_whole_and_not_again_at_later_updates(
     assert not counters["graph_break"]
 
 
+@pytest.mark.parametrize("probed", [(0, 2), (1, 3)], ids=["before it is compiled", "afterwards"])
+def test_a_probe_catches_the_same_of_a_compiled_network_and_nothing_is_compiled_anew_for_it(traced, probed):
+    model = network("small-convnet", 4)
+    plain = copy.deepcopy(model)
+    expected = train(plain, plain, [8] * 6, 8, probed=probed)
+    found = train(model, traced(model), [8] * 6, 8, probed=probed)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
 def test_a_run_may_have_more_sizes_than_torch_compiles_by_itself(traced):
     module = traced(torch.nn.Linear(2, 2))
     for samples in range(2, 12):
@@ -99,11 +117,11 @@ def test_a_run_may_have_more_sizes_than_torch_compiles_by_itself(traced):
 def test_under_ddp_the_network_is_compiled_whole_and_the_meeting_in_the_backward_is_marked(traced):
     model, whereabouts = network("small-convnet", 4), Whereabouts()
     plain = copy.deepcopy(model)
-    expected = train(plain, plain, [8, 8, 16], 8)
+    expected = train(plain, plain, [8, 8, 16, 8], 8, probed=(1, 3))
     collective = WatchedCollective(DdpCollective(0, 1, 0, "127.0.0.1:0"), whereabouts)
     try:
         module = collective.wrap(traced(model))
-        found = train(model, module, [8, 8, 16], 8, collective=collective)
+        found = train(model, module, [8, 8, 16, 8], 8, collective=collective, probed=(1, 3))
     finally:
         collective.close()
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)

@@ -83,6 +83,16 @@ def test_all_workers_hold_the_same_parameters_to_the_bit(found, case):
             assert torch.equal(other[name], tensor), name
 
 
+@pytest.mark.parametrize("case", [ONCE, FOUR_TIMES, HALVED])
+def test_every_worker_probes_its_own_micro_batches_and_all_hold_the_same_noise_to_the_bit(found, case):
+    for worker in found:
+        # float32
+        assert worker[case]["probed"] == pytest.approx(worker[case]["probed_by_autograd"], rel=1e-5)
+        assert worker[case]["noise"] == found[0][case]["noise"]
+    assert found[0][case]["probed"] != pytest.approx(found[1][case]["probed"], rel=1e-3)
+    assert found[0][case]["noise"]["weight"] > 0
+
+
 def test_float16_on_the_wire_trains_the_same_to_its_rounding(found):
     moved = 0
     for name, tensor in found[0][ONCE]["state"].items():

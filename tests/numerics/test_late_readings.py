@@ -9,6 +9,7 @@ import torch
 
 from tests.digits_jobs import Curves, StopAt, job_of, timeless
 from trainer.engine import readings
+from trainer.engine.gradient_probe import ProbePlan
 from trainer.engine.train import train
 
 pytestmark = pytest.mark.numerics
@@ -20,7 +21,8 @@ def test_when_numbers_are_read_changes_no_bit_of_the_record_nor_of_what_a_stoppe
     def run(of, stopping):
         monkeypatch.setattr(readings, "lag_on", lambda device: of)
         curves, stop = Curves(), {"wants_stop": StopAt(10)} if stopping else {}
-        state, _ = train(job_of(tmp_path / f"{of}", curves, dtype=torch.float64, **stop))
+        job = job_of(tmp_path / f"{of}", curves, dtype=torch.float64, **stop)
+        state, _ = train(dataclasses.replace(job, probe=ProbePlan(3)))
         part = state.part and dataclasses.replace(state.part, train_s=0.0)
         return curves.metrics, dataclasses.replace(timeless(state), part=part)
 
@@ -35,3 +37,4 @@ def test_when_numbers_are_read_changes_no_bit_of_the_record_nor_of_what_a_stoppe
     late, at_once = run(lag, stopping=False), run(0, stopping=False)  # they go on
     assert late == at_once
     assert len(late[0]) == 5
+    assert late[1].noise.weight > 0

@@ -1,4 +1,5 @@
-"""One worker of the wire tests: updates of a small network for each case; what they sent, and what came of them.
+"""One worker of the wire tests: updates of a small network for each case; what they sent, what their probes caught, and
+what came of them.
 
 usage: wire_worker.py ddp|horovod OUT_PREFIX WIRE:ACCUMULATION_STEPS[:apart]...
 
@@ -9,18 +10,24 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from statistics import mean
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from trainer.cli.fleet import open_collective
 from trainer.collective.collective import Collective
 from trainer.collective.leave import leave
+from trainer.engine.gradient_probe import ProbePlan, Probing
 from trainer.engine.optimizer import build_optimizer
+from trainer.engine.readings import Readings, norms
 from trainer.engine.update import run_update
 from trainer.environment import detect_launch
-from trainer.rule import BatchPlan
+from trainer.rule import BatchPlan, NoiseAverages
 
 WIDTH, LAYERS, UPDATES = 1024, 7, 3
 GRADIENT_BYTES = 4 * (LAYERS * WIDTH**2 + 10 * WIDTH)  # two buckets: the first layer does not fit into the other's
@@ -47,15 +54,32 @@ def make_updates(collective: Collective, wire: str, accumulation_steps: str, pau
     optimizer = build_optimizer("momentum", model, lr=0.1, momentum=0.9, weight_decay=0.0)
     module = collective.wrap(model, WIRES[wire])
     plan = BatchPlan(2, int(accumulation_steps), collective.world_size)
-    images = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(collective.rank))
-    sent = []
-    for _ in range(UPDATES):
+    probing = Probing.of(model, ProbePlan(1), plan, 1000, collective.gradient_divisor)
+    readings = Readings(torch.device("cpu"))
+    generator, labels = torch.Generator().manual_seed(collective.rank), torch.arange(2)
+    images = torch.randn(plan.accumulation_steps, 2, 1, 32, 32, generator=generator)
+    sent, probed_by_autograd = [], []
+    for update in range(UPDATES):
+        losses = [F.cross_entropy(model(part), labels) for part in images]
+        gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in losses]
+        probed_by_autograd.append(mean(sum(float(norm) ** 2 for norm in norms(gradient)) for gradient in gradients))
+        probe = probing.probe(update)
+        assert probe is not None, "all are probed"
+        note = partial(readings.note, where=str, caught=probe.caught)
         collective.all_reduce(torch.zeros(1))  # nothing of what was before is on its way any more
         before = bytes_on_loopback()
-        run_update(module, optimizer, collective, iter([(images, torch.arange(2))] * plan.accumulation_steps), plan)
+        micro_batches = ((part, labels) for part in images)
+        run_update(module, optimizer, collective, micro_batches, plan, note=note, probe=probe)
         collective.all_reduce(torch.zeros(1))
         sent.append(bytes_on_loopback() - before)
-    return {"state": model.state_dict(), "sent": sent}
+    squares = readings.take_squares()
+    return {
+        "state": model.state_dict(),
+        "sent": sent,
+        "probed": [small for small, _ in squares],
+        "probed_by_autograd": probed_by_autograd,
+        "noise": asdict(probing.add(NoiseAverages(), squares, collective)),
+    }
 
 
 def arrives(collective: Collective, of_the_largest: float) -> bool:

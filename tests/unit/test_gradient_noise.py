@@ -200,3 +200,13 @@ def test_the_gain_at_its_extremes():
     assert gain(1.0, -3.0) == 8.0
     # at a scale of the reference's batch: (1 + 1) / (1/8 + 1)
     assert gain(128.0, 1.0) == pytest.approx(16 / 9)
+
+
+def test_the_same_samples_weigh_the_same_in_however_many_updates_they_were():
+    often, seldom = NoiseAverages(), NoiseAverages()
+    for trace in (3.0, 5.0):
+        for _ in range(20):
+            often = often.with_update(trace, 0.1, samples=50, memory=1500)
+        seldom = seldom.with_update(trace, 0.1, samples=1000, memory=1500)
+    assert seldom.weight == pytest.approx(often.weight, rel=1e-12)
+    assert seldom.trace == pytest.approx(often.trace, rel=1e-12)

@@ -95,10 +95,10 @@ def test_no_update_waits_for_the_device(optimizer, precision):
     for _ in range(4):
         with seen:
             update(note=partial(late.note, where=str))
-    probe = Probing.of(model, ProbePlan(1), BatchPlan(8, 2, 1), 100).probe(0)
+    probe = Probing.of(model, ProbePlan(1), BatchPlan(8, 2, 1), 100, 1.0).probe(0)
     with seen:
-        update(note=partial(late.note, where=str, probed=probe.norms), probe=probe)
-    assert probe.norms
+        update(note=partial(late.note, where=str, caught=probe.caught), probe=probe)
+    assert len(probe.caught) == 2
     assert {"convolution", "stack"} <= seen.operations, "the updates are watched"
     assert seen.operations & WAITING == set()
     assert late.loss_sum > 0
@@ -143,7 +143,7 @@ def test_the_loop_waits_for_the_device_at_most_where_it_reads_an_update(tmp_path
     monkeypatch.setattr(readings, "lag_on", lambda device: 2 if late else 0)
     if not late:  # as if somebody looked at the gradients at once
         monkeypatch.setattr(
-            Readings, "note", lambda self, loss, gradients, where, probed: refuse_not_finite(loss, gradients)
+            Readings, "note", lambda self, loss, gradients, where, caught: refuse_not_finite(loss, gradients)
         )
     progress = InAnEpoch()
     train(dataclasses.replace(job_of(tmp_path, Curves()), progress=progress, probe=ProbePlan(3)))

@@ -47,7 +47,8 @@ def train_epoch(
     first_update, train_s = state.updates, clock.seconds["train"]
     # The sum over workers is what is kept, so that a run may go on with more of them or fewer.
     readings = Readings(job.device, before.loss_sum if collective.rank == 0 else 0.0)
-    probing, noise = Probing.of(job.model, job.probe, plan, job.schedule.dataset_size), state.noise
+    probing = Probing.of(job.model, job.probe, plan, job.schedule.dataset_size, collective.gradient_divisor)
+    noise = state.noise
 
     def with_part() -> RunState:
         nonlocal noise
@@ -88,7 +89,7 @@ def train_epoch(
                 note = partial(
                     readings.note,
                     where=partial(where, decision, state, lr, collective.largest_gradient),
-                    probed=() if probe is None else probe.norms,
+                    caught=() if probe is None else probe.caught,
                 )
                 run_update(module, job.optimizer, collective, batches, plan, job.autocast_to, ballot.cast, note, probe)
                 state = state.advanced(decision, job.schedule)

@@ -1,8 +1,9 @@
 """Measures the gradient noise scale, every so many updates, from what an update computes anyway.
 
-Two batches of one update tell it (see trainer.rule.gradient_noise): all of it, whose gradient is there when workers
-have added theirs up; and the first micro-batch of each worker, whose gradient goes by in the backward before it is
-added to anything. That is so whatever connects the workers, and only norms are kept.
+Two sizes of batch in one update tell it (see trainer.rule.gradient_noise): all of it, whose gradient is there when the
+workers have added theirs up; and the micro-batches of each worker, whose gradients go by in the backward before they
+are added to anything. That is so whatever connects the workers, and only norms are kept. Every micro-batch counts: then
+|G|^2 comes from products of different ones alone, and how much their own norms vary is no error of it.
 
 Where an update is one micro-batch of one worker, the probed update cuts it in two. Batch norm is what sees a cut: what
 is normalised together is one draw, so a cut lies at a border of ghost batches, and where there is none nothing is
@@ -15,7 +16,7 @@ at the end of an epoch or where a run is saved.
 from __future__ import annotations
 
 import contextlib
-import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -42,85 +43,97 @@ class ProbePlan:
 
 @dataclass(slots=True)
 class Probe:
-    """Of one update: catches the norm of each parameter's gradient over the first `samples` of this worker.
+    """Of one update: catches the norm of the gradient over each of this worker's `parts` micro-batches.
 
-    cuts: whether those are a part of the only micro-batch, which run_update is to cut there. norms: scalars on the
-    device, in the unit of the loss that is differentiated.
+    cut: where the only micro-batch is cut in two; None where there are several. samples_to_mean: makes a gradient over
+    n samples, as it is differentiated, their mean when divided by n. caught: scalars on the device, each with a factor;
+    the sum of their squares times it is the mean over the micro-batches of the squared norm of the mean gradient.
     """
 
     parameters: Sequence[nn.Parameter]
-    samples: int
-    cuts: bool
-    norms: list[Tensor] = field(default_factory=list)
+    parts: int
+    cut: int | None
+    samples_to_mean: float
+    caught: list[tuple[Tensor, float]] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Around the forward and backward of the first micro-batch."""
+    def listening(self, samples: int) -> Iterator[None]:
+        """Around the forward and backward of a micro-batch of so many samples."""
+        norms: list[Tensor] = []
+
+        def catch(gradient: Tensor) -> None:
+            norms.append(torch.linalg.vector_norm(gradient))
+
         # A parameter's hook sees its gradient of this backward alone, before it is added to .grad or travels.
-        hooks = [parameter.register_hook(self._catch) for parameter in self.parameters]
+        hooks = [parameter.register_hook(catch) for parameter in self.parameters]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+        factor = (self.samples_to_mean / samples) ** 2 / self.parts
+        self.caught.append((torch.linalg.vector_norm(torch.stack(norms)), factor))
 
-    def _catch(self, gradient: Tensor) -> None:
-        self.norms.append(torch.linalg.vector_norm(gradient))
-
-    def in_two(self, micro_batch: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The micro-batch as two."""
-        images, labels = micro_batch
-        yield images[: self.samples], labels[: self.samples]
-        yield images[self.samples :], labels[self.samples :]
+    def in_parts(self, micro_batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The update's micro-batches; of a single one two."""
+        if self.cut is None:
+            return micro_batches
+        images, labels = next(micro_batches)
+        return iter([(images[: self.cut], labels[: self.cut]), (images[self.cut :], labels[self.cut :])])
 
 
 @dataclass(frozen=True, slots=True)
 class Probing:
     """What is probed of the updates of one epoch, which are all cut up as `plan` says.
 
-    One update in `interval` is, over `samples` of each worker; None: none, or they have no two parts that tell it.
-    memory: in samples.
+    One update in `interval` is; None: none, or they have no two parts that tell anything. small_batch: samples of a
+    part, their harmonic mean where parts differ; cut: as in Probe. memory: in samples.
     """
 
     parameters: Sequence[nn.Parameter]
     plan: BatchPlan
     dataset_size: int
+    gradient_divisor: float
     interval: int | None
-    samples: int
-    cuts: bool
+    small_batch: float
+    cut: int | None
     memory: float
 
     @staticmethod
-    def of(model: nn.Module, probe_plan: ProbePlan, plan: BatchPlan, dataset_size: int) -> Probing:
-        """For updates of this plan."""
-        cuts = plan.world_size * plan.accumulation_steps == 1
-        samples = middle_border(model, plan.micro_batch) if cuts else plan.micro_batch
+    def of(
+        model: nn.Module, probe_plan: ProbePlan, plan: BatchPlan, dataset_size: int, gradient_divisor: float
+    ) -> Probing:
+        """For updates of this plan; gradient_divisor: the collective's."""
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if probe_plan.every is None or samples is None:
-            return Probing(parameters, plan, dataset_size, None, 0, cuts, math.inf)
-        interval = max(1, probe_plan.every // plan.accumulation_steps)
-        fewest = _FEWEST_REMEMBERED * interval * plan.global_batch
+        interval, small_batch, cut = probe_plan.every, float(plan.micro_batch), None
+        if plan.world_size * plan.accumulation_steps == 1:
+            cut = middle_border(model, plan.micro_batch)
+            interval = interval if cut else None
+            small_batch = statistics.harmonic_mean([cut, plan.micro_batch - cut]) if cut else small_batch
+        if interval is not None:
+            interval = max(1, interval // plan.accumulation_steps)
+        fewest = _FEWEST_REMEMBERED * (interval or 1) * plan.global_batch
         memory = max(probe_plan.memory_epochs * dataset_size, fewest)
-        return Probing(parameters, plan, dataset_size, interval, samples, cuts, memory)
+        return Probing(parameters, plan, dataset_size, gradient_divisor, interval, small_batch, cut, memory)
 
     def probe(self, updates: int) -> Probe | None:
         """For the update that has so many before it; None where it is not probed."""
         if self.interval is None or updates % self.interval != 0:
             return None
-        return Probe(self.parameters, self.samples, self.cuts)
+        parts = self.plan.accumulation_steps if self.cut is None else 2
+        return Probe(self.parameters, parts, self.cut, self.plan.global_batch / self.gradient_divisor)
 
     def add(
         self, averages: NoiseAverages, squares: Sequence[tuple[float, float]], collective: Collective
     ) -> NoiseAverages:
-        """The averages with what the workers have read of some updates, as (sum of the squares of the norms of this
-        worker's probe, of the whole gradient). The same on every rank."""
+        """The averages with what the workers have read of some updates: the squared norms of the mean gradient over a
+        part, as a mean over this worker's, and of that over the update. The same on every rank."""
         if self.interval is None or not squares:
             return averages
         # The whole gradient's too: two kinds of processor may differ in its last bit, and nobody may in the averages.
         everybodys = collective.all_reduce(torch.tensor(squares, dtype=torch.float64)) / collective.world_size
-        global_batch = self.plan.global_batch
-        to_mean = (global_batch / (collective.gradient_divisor * self.samples)) ** 2
+        samples = self.interval * self.plan.global_batch
         for small, large in everybodys.tolist():
-            noise = measure(small * to_mean, large, self.samples, global_batch, self.dataset_size)
-            averages = averages.with_update(*noise, samples=self.interval * global_batch, memory=self.memory)
+            noise = measure(small, large, self.small_batch, self.plan.global_batch, self.dataset_size)
+            averages = averages.with_update(*noise, samples=samples, memory=self.memory)
         return averages

@@ -20,11 +20,11 @@ from trainer.engine.errors import TrainingError
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """numbers: the loss, and the norm of every gradient, then of the `probed` ones, on the host once `arrival` has come
-    (None: at once)."""
+    """numbers: the loss, and the norm of every gradient, then of each that was probed, on the host once `arrival` has
+    come (None: at once). factors: of the squares of the last."""
 
     numbers: Tensor
-    probed: int
+    factors: Sequence[float]
     arrival: torch.cuda.Event | None
     where: Callable[[], str]
 
@@ -43,17 +43,22 @@ class Readings:
         self._pending: deque[_Reading] = deque()
 
     def note(
-        self, loss: Tensor, gradients: Sequence[Tensor], where: Callable[[], str], probed: Sequence[Tensor] = ()
+        self,
+        loss: Tensor,
+        gradients: Sequence[Tensor],
+        where: Callable[[], str],
+        caught: Sequence[tuple[Tensor, float]] = (),
     ) -> None:
         """Takes the numbers of an update before its optimizer steps: loss a scalar; gradients the same on all ranks;
-        probed: the norms that its probe has caught.
+        caught: by its probe, norms and the factors of their squares.
 
         where: says where the update was, for the message. Raises TrainingError, on every rank alike, where a gradient
         was not finite `lag` updates ago.
         """
         # Not waited for: such a copy lands in pinned memory, and on a CPU it is no copy.
-        numbers = torch.stack((loss, *norms(gradients), *probed)).to("cpu", non_blocking=True)
-        self._pending.append(_Reading(numbers, len(probed), _end_of_queue(loss.device), where))
+        numbers = torch.stack((loss, *norms(gradients), *(norm for norm, _ in caught))).to("cpu", non_blocking=True)
+        factors = [factor for _, factor in caught]
+        self._pending.append(_Reading(numbers, factors, _end_of_queue(loss.device), where))
         if len(self._pending) > self._lag:
             self._read()
 
@@ -63,8 +68,8 @@ class Readings:
             self._read()
 
     def take_squares(self) -> list[tuple[float, float]]:
-        """The squared norms of the probe and of the whole gradient, for each update that was probed and has been read;
-        each once."""
+        """For each update that was probed and has been read, once: what the probe caught as a sum of squares, and the
+        squared norm of the whole gradient."""
         squares, self._squares = self._squares, []
         return squares
 
@@ -73,13 +78,15 @@ class Readings:
         if reading.arrival is not None:
             reading.arrival.synchronize()
         loss, *norms = reading.numbers.numpy().tolist()
-        whole, probed = norms[: len(norms) - reading.probed], norms[len(norms) - reading.probed :]
+        gradients = len(norms) - len(reading.factors)
+        whole, probed = norms[:gradients], norms[gradients:]
         if not math.isfinite(sum(whole)):
             raise TrainingError(f"the loss or its gradient is not finite in {reading.where()}")
         self.last_loss = loss
         self.loss_sum += loss
         if probed:
-            self._squares.append((sum(norm * norm for norm in probed), sum(norm * norm for norm in whole)))
+            small = sum(factor * norm * norm for factor, norm in zip(reading.factors, probed, strict=True))
+            self._squares.append((small, sum(norm * norm for norm in whole)))
 
 
 def lag_on(device: torch.device) -> int:

@@ -35,18 +35,18 @@ def run_update(
     workers to those of one big batch. before_last is called when the last micro-batch is there, and note before the
     optimizer steps, with what is returned and the gradients, which are the same on every rank: what it raises stops all
     ranks, or none. Without another note that is TrainingError where a loss or a gradient is not finite on any rank.
-    probe: what looks at the gradient over the first micro-batch.
+    probe: what looks at the gradient of each micro-batch, and may cut a single one in two.
     Returns this worker's share of the mean loss: a scalar on the device. Nothing here waits for the device but note.
     """
     samples_to_loss = collective.gradient_divisor / plan.global_batch
     loss_sum: Tensor | None = None
     steps = plan.accumulation_steps
-    if probe is not None and probe.cuts:
-        micro_batches, steps = probe.in_two(next(micro_batches)), 2
+    if probe is not None:
+        micro_batches, steps = probe.in_parts(micro_batches), probe.parts
     for step in range(steps):
         images, labels = next(micro_batches)
         is_last = step == steps - 1
-        listening = probe.listening() if probe is not None and step == 0 else nullcontext()
+        listening = nullcontext() if probe is None else probe.listening(len(labels))
         if is_last:
             before_last()
         with collective.micro_step(last=is_last), listening:

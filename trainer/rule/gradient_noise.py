@@ -69,9 +69,9 @@ class GradientNoise:
 class NoiseAverages:
     """Averages of what single updates measure, tr(S) and |G|^2 apart, and the sums that tell their error.
 
-    Every measurement weighs as many samples as it stands for, and fades by a factor e over `memory` samples. So the
-    average does not depend on how many updates those samples made. weight to squared_norm: sums with the weight w;
-    weight_2 to product_2: with w^2.
+    Every measurement weighs as much as the samples that it stands for, each of which fades by a factor e over `memory`
+    samples. So the average does not depend on how many updates those samples made. weight to squared_norm: sums with
+    the weight w; weight_2 to product_2: with w^2.
     """
 
     weight: float = 0.0
@@ -89,7 +89,9 @@ class NoiseAverages:
         trace_square, squared_norm_square = trace * trace, squared_norm * squared_norm
         if not (math.isfinite(trace_square) and math.isfinite(squared_norm_square)):
             return self
-        fade, w, w_2 = math.exp(-samples / memory), samples, samples * samples
+        fade = math.exp(-samples / memory)
+        w = samples if math.isinf(memory) else -memory * math.expm1(-samples / memory)
+        w_2 = w * w
         return NoiseAverages(
             self.weight * fade + w,
             self.trace * fade + w * trace,
