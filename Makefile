@@ -92,6 +92,11 @@ bench: photos-given data-given setup  ## all benchmarks (an hour), as tables: ma
 	$(BIN)/python -m benchmarks.loop_overhead
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.loop_overhead --library ddp
 	$(BIN)/horovodrun -np 2 $(BIN)/python -m benchmarks.loop_overhead --library horovod
+	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.loop_overhead --library ddp --network wide-resnet-16-4
+	$(BIN)/python -m benchmarks.gradient_probe --pairs 300
+	$(BIN)/python -m benchmarks.gradient_probe --networks wide-resnet-16-4 --pairs 7
+	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.gradient_probe --library ddp --pairs 300
+	$(BIN)/horovodrun -np 2 $(BIN)/python -m benchmarks.gradient_probe --library horovod --pairs 300
 	$(BIN)/python -m benchmarks.logging_share
 	$(BIN)/python -m benchmarks.batch_change --photos "$(PHOTOS)"
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.votes ddp
@@ -120,7 +125,7 @@ data-given:
 paper: setup  ## the paper's CIFAR-10 experiments, small enough for two cores (hours): make paper DATA=DIR SEEDS=3
 	@VENV="$(VENV)" SEEDS="$(SEEDS)" scripts/paper.sh small "$(DATA)" $(PARTS)
 
-paper-gpu: setup  ## the same as the paper ran them, on a GPU: make paper-gpu DATA=DIR SEEDS=3 PARTS="schedules bolder"
+paper-gpu: setup  ## the same as the paper ran them, on a GPU: make paper-gpu DATA=DIR SEEDS=3 PARTS="schedules bolder noise"
 	@VENV="$(VENV)" SEEDS="$(SEEDS)" scripts/paper.sh full "$(DATA)" $(PARTS)
 
 clean:  ## remove the virtual environment and what tools left behind; runs/ stays

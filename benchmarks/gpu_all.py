@@ -12,6 +12,7 @@ Where there is no network and no virtual environment, run it in a checkout with 
                             nvidia-dali-cuda130 nvidia-nvimgcodec-cu13 nvidia-libnvcomp-cu13 nvidia-nvjpeg
                             nvidia-nvjpeg2k-cu13 nvidia-nvtiff-cu13 nvtx optree astunparse gast makefun libcst six
     loop                    torch, numpy, pydantic, scikit-learn, rich
+    probe                   torch, numpy, pydantic
     compute, ghosts         torch, numpy
     gradients               torch, numpy, pydantic
     --make                  Pillow
@@ -65,6 +66,7 @@ def parts(photos: Path, data: Path | None, gpus: int) -> list[Part]:
         part("input", 240, "gpu_input", "", "--batch 4 --seconds 0.1 --threads 1 2", photos),
         part("cifar", 300, "gpu_cifar", "", f"{SMALL} --batches 16", data),
         part("loop", 60, "loop_overhead", "--rounds 10", "--rounds 1"),
+        part("probe", 90, "gradient_probe", "--networks small-convnet,wide-resnet-16-4 --pairs 40", "--pairs 2"),
         part("compute", 150, "compute", COMPUTE, "--networks small-convnet --micro-batch 4 --rounds 1"),
         part("ghosts", 90, "ghost_batch_norm", "--only networks --rounds 5", "--only layers --rounds 1"),
     ]

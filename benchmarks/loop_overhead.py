@@ -1,6 +1,6 @@
 """The loop against a bare PyTorch loop that does the same work: same network, data, optimizer and evaluation.
 
-    python -m benchmarks.loop_overhead [--rounds 30] [--device cuda]
+    python -m benchmarks.loop_overhead [--rounds 30] [--network wide-resnet-16-4] [--device cuda]
     torchrun --standalone --nproc-per-node 2 -m benchmarks.loop_overhead --library ddp
     horovodrun -np 2 python -m benchmarks.loop_overhead --library horovod
 
@@ -41,9 +41,9 @@ from trainer.rule import EpochDecision, Limits, Reference, Schedule
 from trainer.tracking.progress import SilentProgress
 
 GHOST_BATCH, LR = 32, 0.05
-# (network, images of a micro-batch, their size, share of the rounds): an update as small runs have, one as the paper's
-# network has, and one that is hardly more than the loop
-SIZES = (("small-convnet", 64, 32, 1 / 2), ("wide-resnet-16-4", 32, 32, 1 / 8), ("small-convnet", 4, 8, 1 / 4))
+# network: (images of a micro-batch, their size, share of the rounds): an update as small runs have and one that is hardly
+# more than the loop; and one as the paper's network has
+SIZES = {"small-convnet": ((64, 32, 1 / 2), (4, 8, 1 / 4)), "wide-resnet-16-4": ((32, 32, 1 / 8),)}
 LOTS = 3  # of the epochs in each order, for the spread of the ratio
 Epochs = dict[str, list[list[float]]]  # seconds of each turn of each
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
@@ -153,6 +153,7 @@ class Loops:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--network", choices=list(SIZES), default="small-convnet")
     parser.add_argument("--library", choices=["local", "ddp", "horovod"], default="local")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
@@ -168,14 +169,15 @@ def main() -> None:
         print(f"{collective.world_size} worker(s), {collective.name}, {device}: ms an update, {rounds} epochs")
         print()
         table(["network", "micro-batch", "trainer", "bare PyTorch", "more, an update", "ratio", "more, a border"], [])
-    for network, images, size, share in SIZES:
-        loops = Loops(collective, device, network, images, size)
+    for images, size, share in SIZES[arguments.network]:
+        loops = Loops(collective, device, arguments.network, images, size)
         measured = loops.measure(math.ceil(rounds * share))
         if collective.rank == 0:
-            cells = [network, f"{images} at {size} x {size}", *compared(measured, loops.updates)]
+            cells = [arguments.network, f"{images} at {size} x {size}", *compared(measured, loops.updates)]
             print("| " + " | ".join(cells) + " |", flush=True)
     if device.type == "cuda":
-        count_waits(Loops(collective, device, *SIZES[0][:3]), collective.rank)
+        images, size, _ = SIZES[arguments.network][0]
+        count_waits(Loops(collective, device, arguments.network, images, size), collective.rank)
     collective.close()
     leave(0)
 
