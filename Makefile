@@ -94,7 +94,7 @@ bench: photos-given data-given setup  ## all benchmarks (an hour), as tables: ma
 	$(BIN)/horovodrun -np 2 $(BIN)/python -m benchmarks.loop_overhead --library horovod
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.loop_overhead --library ddp --network wide-resnet-16-4
 	$(BIN)/python -m benchmarks.gradient_probe --pairs 300
-	$(BIN)/python -m benchmarks.gradient_probe --networks wide-resnet-16-4 --pairs 7
+	$(BIN)/python -m benchmarks.gradient_probe --networks wide-resnet-16-4 --pairs 12 --micro-batches 1 2
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.gradient_probe --library ddp --pairs 300
 	$(BIN)/horovodrun -np 2 $(BIN)/python -m benchmarks.gradient_probe --library horovod --pairs 300
 	$(BIN)/python -m benchmarks.logging_share

@@ -1,7 +1,7 @@
 """What probing costs: updates of which one in ten is probed, against updates none of which is.
 
     python -m benchmarks.gradient_probe [--pairs 200] [--device cuda]
-    python -m benchmarks.gradient_probe --networks wide-resnet-16-4 --pairs 12
+    python -m benchmarks.gradient_probe --networks wide-resnet-16-4 --pairs 12 --micro-batches 1 2
     torchrun --standalone --nproc-per-node 2 -m benchmarks.gradient_probe --library ddp
     horovodrun -np 2 python -m benchmarks.gradient_probe --library horovod
 
@@ -100,6 +100,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--networks", default="small-convnet", help="minutes for a dozen pairs of the other")
+    parser.add_argument(
+        "--micro-batches", type=int, nargs="+", default=[1, 2, EVERY], help="of an update of one worker"
+    )
     parser.add_argument("--library", choices=["local", "ddp", "horovod"], default="local")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
@@ -118,7 +121,7 @@ def main() -> None:
         )
         table(["network", "micro-batches", "ms an update", "more where probed, ms", "probed", "more in all, %"], [])
     for name in arguments.networks.split(","):
-        for steps in (1, 2, EVERY) if collective.world_size == 1 else (1,):
+        for steps in arguments.micro_batches if collective.world_size == 1 else (1,):
             row = contest(name, steps, collective, device, arguments.pairs)
             if is_told:
                 print("| " + " | ".join(row) + " |", flush=True)

@@ -41,8 +41,8 @@ from trainer.rule import EpochDecision, Limits, Reference, Schedule
 from trainer.tracking.progress import SilentProgress
 
 GHOST_BATCH, LR = 32, 0.05
-# network: (images of a micro-batch, their size, share of the rounds): an update as small runs have and one that is hardly
-# more than the loop; and one as the paper's network has
+# network: (images of a micro-batch, their size, share of the rounds): an update as small runs have, and one that is
+# hardly more than the loop; one as the paper's network has
 SIZES = {"small-convnet": ((64, 32, 1 / 2), (4, 8, 1 / 4)), "wide-resnet-16-4": ((32, 32, 1 / 8),)}
 LOTS = 3  # of the epochs in each order, for the spread of the ratio
 Epochs = dict[str, list[list[float]]]  # seconds of each turn of each

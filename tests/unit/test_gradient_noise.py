@@ -203,4 +203,3 @@ def test_the_gain_at_its_extremes():
     assert gain(1.0, -3.0) == 8.0
     # at a scale of the reference's batch: (1 + 1) / (1/8 + 1)
     assert gain(128.0, 1.0) == pytest.approx(16 / 9)
-

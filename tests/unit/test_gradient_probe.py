@@ -138,8 +138,9 @@ def test_of_several_workers_the_mean_of_their_squares_is_taken_and_all_hold_the_
 def test_what_a_fleet_divides_its_sums_by_is_taken_out_again():
     probe = Probing.of(WITHOUT, ProbePlan(1), BatchPlan(20, 1, 2), 1000, gradient_divisor=2048.0).probe(0)
     inputs = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
-    with probe.listening(20):
+    with probe.listening():
         (WITHOUT(inputs).square().sum() * 2048.0 / 40).backward()
+    probe.end_of_part(20)
     gradients = torch.autograd.grad(WITHOUT(inputs).square().sum() / 20, list(WITHOUT.parameters()))
     ((norm, factor),) = probe.caught
     assert factor * float(norm) ** 2 == pytest.approx(sum(float(g.square().sum()) for g in gradients), rel=1e-5)

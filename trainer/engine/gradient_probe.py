@@ -55,24 +55,27 @@ class Probe:
     cut: int | None
     samples_to_mean: float
     caught: list[tuple[Tensor, float]] = field(default_factory=list)
+    _norms: list[Tensor] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def listening(self, samples: int) -> Iterator[None]:
-        """Around the forward and backward of a micro-batch of so many samples."""
-        norms: list[Tensor] = []
-
-        def catch(gradient: Tensor) -> None:
-            norms.append(torch.linalg.vector_norm(gradient))
-
-        # A parameter's hook sees its gradient of this backward alone, before it is added to .grad or travels.
-        hooks = [parameter.register_hook(catch) for parameter in self.parameters]
+    def listening(self) -> Iterator[None]:
+        """Around all micro-batches of the update."""
+        # A parameter's hook sees its gradient of one backward alone, before it is added to .grad or travels.
+        hooks = [parameter.register_hook(self._catch) for parameter in self.parameters]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _catch(self, gradient: Tensor) -> None:
+        self._norms.append(torch.linalg.vector_norm(gradient))
+
+    def end_of_part(self, samples: int) -> None:
+        """After the backward of a micro-batch of so many samples."""
         factor = (self.samples_to_mean / samples) ** 2 / self.parts
-        self.caught.append((torch.linalg.vector_norm(torch.stack(norms)), factor))
+        self.caught.append((torch.linalg.vector_norm(torch.stack(self._norms)), factor))
+        self._norms.clear()
 
     def in_parts(self, micro_batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The update's micro-batches; of a single one two."""

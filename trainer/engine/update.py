@@ -43,20 +43,22 @@ def run_update(
     steps = plan.accumulation_steps
     if probe is not None:
         micro_batches, steps = probe.in_parts(micro_batches), probe.parts
-    for step in range(steps):
-        images, labels = next(micro_batches)
-        is_last = step == steps - 1
-        listening = nullcontext() if probe is None else probe.listening(len(labels))
-        if is_last:
-            before_last()
-        with collective.micro_step(last=is_last), listening:
-            with autocast(images.device, autocast_to):
-                loss = F.cross_entropy(module(images), labels, reduction="sum")
-            seen = loss.detach()
-            # Or from nan where the loss is not finite: then no gradient is, also of an infinite loss with a finite
-            # slope, and all ranks stop.
-            loss.backward(samples_to_loss + (seen - seen))
-        loss_sum = seen if loss_sum is None else loss_sum + seen
+    with nullcontext() if probe is None else probe.listening():
+        for step in range(steps):
+            images, labels = next(micro_batches)
+            is_last = step == steps - 1
+            if is_last:
+                before_last()
+            with collective.micro_step(last=is_last):
+                with autocast(images.device, autocast_to):
+                    loss = F.cross_entropy(module(images), labels, reduction="sum")
+                seen = loss.detach()
+                # Or from nan where the loss is not finite: then no gradient is, also of an infinite loss with a finite
+                # slope, and all ranks stop.
+                loss.backward(samples_to_loss + (seen - seen))
+            loss_sum = seen if loss_sum is None else loss_sum + seen
+            if probe is not None:
+                probe.end_of_part(len(labels))
     assert loss_sum is not None, "an update has a micro-batch"
     collective.finish_gradients()
     share = loss_sum / plan.global_batch

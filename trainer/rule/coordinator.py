@@ -11,7 +11,7 @@ A schedule may listen to what the run measures, the gradient noise scale (see gr
 
     planned    it does not
     measured   the schedule says how far the batch may go, and the measurement when: another limit of the batch, which
-               begins at the reference's. lr absorbs the rest, so g stays on the curve.
+               begins at the reference's, or at a sample for every worker. lr absorbs the rest, so g stays on the curve.
     adascale   the batch is as planned, and lr and the progress along the schedule follow AdaScale's gain: an update
                counts as that many of the reference's. lr is no larger than the rule's, so g is at or below the curve,
                and the run reads more samples.
@@ -121,7 +121,7 @@ def decide(schedule: Schedule, epoch: int, world_size: int, heard: Heard = NOTHI
             f"epoch {epoch}: at lr {wanted_lr:g} the noise scale {target:g} needs less than one sample per update: "
             f"raise the lr of the start or its limit max_lr, or let the noise rise less"
         )
-    cap, cap_name = _batch_cap(schedule, heard)
+    cap, cap_name = _batch_cap(schedule, world_size, heard)
     if wanted_batch > cap:
         limited_by = cap_name
     allowed = min(wanted_batch, cap)
@@ -170,7 +170,7 @@ def _momentum_and_lr_divisor(start: float, divisors: NoiseDivisors) -> tuple[flo
     return (_tidy(1.0 - rest), divisors.lr) if rest <= 1.0 else (0.0, divisors.lr * rest)
 
 
-def _batch_cap(schedule: Schedule, heard: Heard) -> tuple[int, str]:
+def _batch_cap(schedule: Schedule, world_size: int, heard: Heard) -> tuple[int, str]:
     """Most samples per update, and the name of what says so. No update takes a sample twice; in the exact form none
     takes the whole dataset, which has no noise; under the square-root rule Adam's betas stay at or above 0."""
     given = schedule.limits.max_global_batch
@@ -188,7 +188,8 @@ def _batch_cap(schedule: Schedule, heard: Heard) -> tuple[int, str]:
             if heard.noise is None
             else min(before * schedule.growth.factor, schedule.growth.share * heard.noise.at_least)
         )
-        caps.append((max(before, _floor(grown)), "measured noise"))
+        # A sample for every worker at least: what the fleet can share as it is planned, it can whatever is heard.
+        caps.append((max(before, world_size, _floor(grown)), "measured noise"))
     return min(caps, key=lambda cap: cap[0])
 
 

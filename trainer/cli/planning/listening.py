@@ -93,9 +93,10 @@ def _is_one_ghost(phase: Phase, ghost: int) -> bool:
 
 
 def _first_batch(config: TrainConfig, plan: RunPlan) -> int:
-    """What policy measured begins with: the reference's batch, whatever the start, as far as the fleet can share it."""
+    """What policy measured begins with: the reference's batch, whatever the start, as the fleet can share it."""
     first = plan.phases[0]
-    return min(first.global_batch, config.schedule.reference.global_batch // first.world_size * first.world_size)
+    each = max(1, config.schedule.reference.global_batch // first.world_size)
+    return min(first.global_batch, each * first.world_size)
 
 
 def _most_epochs(plan: RunPlan, reference_batch: int) -> float:
