@@ -75,6 +75,8 @@ def test_what_may_differ_under_the_policy_measured_is_noted():
     ]
     said = notes("digits-hybrid", "schedule.policy=measured", growth, bold, workers=3)[-1]
     assert "it begins at 15, grows at most 1.5 times an epoch and up to 0.5 times the measured" in said
+    said = notes("digits-hybrid", "schedule.policy=measured", bold, workers=20)[-1]
+    assert "it begins at 20, grows" in said
 
 
 def test_how_much_more_a_run_of_adascale_may_read_is_noted():

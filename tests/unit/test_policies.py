@@ -79,6 +79,7 @@ def test_measured_begins_with_the_references_batch_however_bold_the_start():
         (Growth(factor=1.5), 1e6, 129, 193, "measured noise"),
         (Growth(), 200, 128, 200, "measured noise"),  # by the measurement
         (Growth(share=0.5), 500, 128, 250, "measured noise"),
+        (Growth(1e308, 1e308), 1e6, 128, 640, "schedule"),  # no number is too large
         (Growth(share=3.0), 100, 128, 256, "measured noise"),
         (Growth(), 50, 512, 512, "measured noise"),  # it never shrinks for a smaller measurement
         (Growth(), 0, 300, 300, "measured noise"),
@@ -113,6 +114,12 @@ def test_a_schedule_that_wants_a_smaller_batch_has_it_and_grows_from_there():
     smaller = decide(schedule, 1, 1, Heard(exactly(1e6), 128))
     assert said(smaller) == (32, 0.1, "schedule")
     assert said(decide(schedule, 2, 1, Heard(exactly(1e6), 32))) == (64, 0.05, "measured noise")
+
+
+@pytest.mark.parametrize("heard", [Heard(), Heard(exactly(1.0), 128), Heard(None, 64)])
+def test_a_fleet_that_can_share_the_planned_batch_can_share_that_of_measured(heard):
+    schedule = listening("measured", start_lr=0.4)
+    assert said(decide(schedule, 0, 200, heard)) == (200, 0.15625, "measured noise")
 
 
 def test_measured_with_enough_noise_comes_to_the_planned_run():

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from trainer.engine.run_state import RunState
-from trainer.rule import EpochDecision, Schedule, worth
+from trainer.rule import EpochDecision, Policy, Schedule, worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +19,13 @@ class CriticalBatch:
     error: float
     worth: float
 
-    def __str__(self) -> str:
+    def warning(self, policy: Policy) -> str:
+        """What a person is told of it, in one line."""
+        listens = "schedule.policy=measured lets the batch wait for the noise, and " if policy == "planned" else ""
         return (
             f"epoch {self.epoch}: the batch of {self.global_batch:,} is above the gradient noise scale, measured as "
             f"{self.gradient_noise_scale:,.0f} +- {self.error:,.0f} samples: an update goes {self.worth:.0%} as far as "
-            f"its samples would in small batches. schedule.policy=measured lets the batch wait for the noise, and "
-            f"schedule.limits.max_global_batch caps it"
+            f"its samples would in small batches. {listens}schedule.limits.max_global_batch caps it"
         )
 
 
@@ -40,12 +41,9 @@ def noise_metrics(decision: EpochDecision, schedule: Schedule, state: RunState) 
 
 
 def critical_batch(decision: EpochDecision, schedule: Schedule, state: RunState) -> CriticalBatch | None:
-    """Where the schedule has raised the batch above what was measured in its epoch, and that before it was not so;
-    state: that after the epoch, with what was heard before it."""
+    """Where the schedule has raised the batch above what was measured, for the first time in the run; state: that after
+    the epoch."""
     noise, batch = state.noise.estimate(), decision.plan.global_batch
-    if noise is None or batch <= schedule.reference.global_batch or not noise.is_below(batch):
-        return None
-    before = state.heard
-    if before.noise is not None and before.global_batch is not None and before.noise.is_below(before.global_batch):
+    if state.was_critical or noise is None or batch <= schedule.reference.global_batch or not noise.is_below(batch):
         return None
     return CriticalBatch(decision.epoch, batch, noise.scale, noise.error, worth(batch, noise.scale))

@@ -38,9 +38,10 @@ class RunState:
     """samples_seen is the position of the next update in the stream; updates are reported, never used to schedule.
 
     progress: how far the run is along its schedule, in samples of it, under a policy that does not count those seen.
-    heard: what the decision for next_epoch is made by; noise: what was measured until here. next_epoch: the first (from
-    0) that is not done yet; part: what is trained of it, None where nothing is. When all of it is, its evaluation is
-    still to come. best_top1 and last_top1 are shares in [0, 1].
+    heard: what the decision for next_epoch is made by; noise: what was measured until here; was_critical: whether a
+    batch above it has been told of. next_epoch: the first (from 0) that is not done yet; part: what is trained of it,
+    None where nothing is. When all of it is, its evaluation is still to come. best_top1 and last_top1 are shares in
+    [0, 1].
     """
 
     samples_seen: int = 0
@@ -53,6 +54,7 @@ class RunState:
     progress: float | None = None
     heard: Heard = field(default_factory=Heard)
     noise: NoiseAverages = field(default_factory=NoiseAverages)
+    was_critical: bool = False
 
     def advanced(self, decision: EpochDecision, schedule: Schedule) -> RunState:
         """After another update by the decision."""

@@ -135,7 +135,8 @@ def _finish_epoch(job: Job, decision: EpochDecision, state: RunState, evaluation
         critical = critical_batch(decision, job.schedule, state)
         if critical is not None:
             together(job.collective, job.tracker.event, "critical_batch", asdict(critical))
-            job.warn(str(critical))
+            job.warn(critical.warning(job.schedule.policy))
+            state = replace(state, was_critical=True)
     if not (math.isfinite(train_loss) and math.isfinite(evaluation.loss)):
         raise TrainingError(f"the loss is not finite after {where(decision, state, lr)}")
     heard = Heard(state.noise.estimate(), decision.plan.global_batch, state.progress)

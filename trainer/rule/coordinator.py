@@ -186,7 +186,7 @@ def _batch_cap(schedule: Schedule, world_size: int, heard: Heard) -> tuple[int, 
         grown = (
             0
             if heard.noise is None
-            else min(before * schedule.growth.factor, schedule.growth.share * heard.noise.at_least)
+            else min(whole[0], before * schedule.growth.factor, schedule.growth.share * heard.noise.at_least)
         )
         # A sample for every worker at least: what the fleet can share as it is planned, it can whatever is heard.
         caps.append((max(before, world_size, _floor(grown)), "measured noise"))

@@ -7,9 +7,9 @@ away, so twice the batch goes twice as far; a batch far above it repeats what it
 both parts: the squared norm of a batch's mean gradient is |G|^2 + tr(S)/b on average. The parts are averaged apart,
 since the mean of ratios is not the ratio of means.
 
-Batches are drawn without replacement, so a mean over b of N samples varies by tr(S) (1/b - 1/N), and the scale that
-comes out is at most N. (Random augmentation adds a variance that does not end at N; where the scale comes near N it is
-taken for too small, by less than a factor of two at N / 2.)
+Batches are drawn without replacement, so a mean over b of N samples varies by tr(S) (1/b - 1/N), and G is the gradient
+over these N: at a minimum of their loss it is 0, and the scale has no end. (Random augmentation adds a variance that
+does not end at N; where the scale comes near N it is taken for too small, by less than a factor of two at N / 2.)
 
 Sources: McCandlish, Kaplan, Amodei et al., arXiv:1812.06162, appendix A.1 for the two batches and equation 2.7 for what
 a batch buys; Johnson, Agrawal, Gu & Guestrin, arXiv:2007.05105, for AdaScale's gain.

@@ -98,7 +98,7 @@ def walk(schedule: Schedule, fleet: Fleet) -> Iterator[tuple[EpochDecision, int,
 def plan_run(schedule: Schedule, fleet: Fleet | int) -> RunPlan:
     """The whole run on a fleet; a number is that of its workers throughout.
 
-    A schedule that listens is planned as if it did not: then no epoch has a larger batch or a larger lr than here.
+    A schedule that listens is planned as if it did not: at the same place of it no batch and no lr is larger than here.
     Raises PlanError if any epoch cannot be planned.
     """
     fleet = Fleet.of(fleet) if isinstance(fleet, int) else fleet
