@@ -135,6 +135,12 @@ def test_parameters_are_flattened_to_dotted_keys():
         ("data.format=folder", "path is missing: format folder needs the folder of the images"),
         ("data.image_size=0", "data.image_size: 0: should be greater than or equal to 8"),
         ("memory_format=nhwc", "should be 'auto', 'contiguous' or 'channels_last'"),
+        ("schedule.policy=listen", "schedule.policy: \"listen\": should be 'planned', 'measured' or 'adascale'"),
+        ("schedule.growth.factor=3", "growth belongs to the policy measured, and the policy is planned: leave it out"),
+        ("schedule.growth.factor=1", "factor 1 of the growth must be above 1"),
+        ("schedule.growth.share=0", "share 0 of the growth must be above 0"),
+        ("gradient_probe.every=0", "gradient_probe.every: 0: should be greater than or equal to 1"),
+        ("gradient_probe.memory_epochs=0", "gradient_probe.memory_epochs: 0: should be greater than 0"),
         ("collective=mpi", "should be 'auto', 'local', 'ddp' or 'horovod'"),
         ("schedule.curve.shape=cosine", "set shape to steps"),
         ("name=../x", "name"),
@@ -148,6 +154,17 @@ def test_parameters_are_flattened_to_dotted_keys():
 def test_what_makes_no_sense_is_refused_with_its_place_and_what_would(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config("digits-hybrid", [override])
+
+
+def test_a_policy_that_listens_needs_the_probe_and_adascale_an_optimizer_of_sgds_kind():
+    with pytest.raises(ConfigError, match=r"policy measured listens to the gradient probe, which is off: set gradient"):
+        load_config("digits-hybrid", ["schedule.policy=measured", "gradient_probe.every=null"])
+    with pytest.raises(
+        ConfigError, match="policy adascale is a rule of SGD, and the optimizer is adamw: set optimizer"
+    ):
+        load_config("digits-hybrid", ["schedule.policy=adascale", "optimizer.name=adamw"])
+    config = load_config("digits-hybrid", ["schedule.policy=measured", "optimizer.name=adam"])
+    assert config.rule_schedule(1440).policy == "measured"
 
 
 def test_no_epochs_at_all_are_refused():

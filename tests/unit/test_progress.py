@@ -41,6 +41,29 @@ def test_a_file_gets_one_line_an_epoch():
         assert part in line
 
 
+def test_a_line_has_the_gradient_noise_where_it_was_measured_and_the_schedules_epochs_where_they_are_others():
+    out = console(False)
+    lines = LineProgress(out, 3)
+    lines.epoch_done(2, {**METRICS, "noise/gradient": 1234.4, "noise/gradient_error": 56.2})
+    lines.epoch_done(9, {**METRICS, "progress/epochs": 2.345})
+    first, second = out.file.getvalue().splitlines()
+    assert first.endswith("12.3 s  gradient noise 1,234 ± 56")
+    assert second.startswith("epoch   9 (2.35/3)  batch")
+    assert "noise" not in second
+
+
+def test_under_adascale_the_bar_is_full_when_the_schedule_is():
+    bar = BarProgress(console(True), 3, 3000)
+    schedule = Schedule(Reference(0.1, 64), Limits(64), 1000, 3, policy="adascale")
+    bar.epoch_started(decide(schedule, 2, 1), 2900.0, 25.0, 4)
+    for _ in range(4):
+        bar.update_done(64, 0.5, 0.1)
+    (task,) = bar._bar.tasks
+    bar.close()
+    assert task.finished
+    assert task.completed == 3000
+
+
 def test_the_bar_shows_an_epoch_that_was_too_short_to_look_into():
     out = console(True)
     bar = BarProgress(out, 3, 1000)

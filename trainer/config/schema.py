@@ -248,6 +248,11 @@ class TrainConfig(Section):
                 f"schedule.policy {self.schedule.policy} listens to the gradient probe, which is off: set "
                 f"gradient_probe.every=10, or schedule.policy=planned"
             )
+        if self.schedule.policy == "adascale" and self.optimizer.name in ADAMS:
+            raise ValueError(
+                f"schedule.policy adascale is a rule of SGD, and the optimizer is {self.optimizer.name}: set "
+                f"optimizer.name=momentum, or schedule.policy=planned"
+            )
         return self
 
     def rule_fleet(self, workers: int) -> Fleet:

@@ -19,7 +19,7 @@ from trainer.engine.errors import TrainingError
 from trainer.engine.evaluate import Evaluation, evaluate, mean_running_statistics
 from trainer.engine.guarded_input import GuardedInput
 from trainer.engine.job import Job
-from trainer.engine.noise_record import critical_batch, noise_metrics
+from trainer.engine.noise_record import critical_batch, deafness, noise_metrics
 from trainer.engine.run_state import EpochPart, RunState, Standing, TargetReached, epoch_ahead
 from trainer.engine.unreadable import SharedUnreadable
 from trainer.rule import EpochDecision, Fleet, Heard, Schedule, decide
@@ -137,6 +137,9 @@ def _finish_epoch(job: Job, decision: EpochDecision, state: RunState, evaluation
             together(job.collective, job.tracker.event, "critical_batch", asdict(critical))
             job.warn(critical.warning(job.schedule.policy))
             state = replace(state, was_critical=True)
+        deaf = deafness(decision, job.schedule, state)
+        if deaf is not None:
+            job.warn(deaf)
     if not (math.isfinite(train_loss) and math.isfinite(evaluation.loss)):
         raise TrainingError(f"the loss is not finite after {where(decision, state, lr)}")
     heard = Heard(state.noise.estimate(), decision.plan.global_batch, state.progress)

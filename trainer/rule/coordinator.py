@@ -182,15 +182,20 @@ def _batch_cap(schedule: Schedule, world_size: int, heard: Heard) -> tuple[int, 
         if math.isfinite(ratio):
             caps.append((_floor(ratio * schedule.reference.global_batch), "Adam's betas"))
     if schedule.policy == "measured":
-        before = schedule.reference.global_batch if heard.global_batch is None else heard.global_batch
-        grown = (
-            0
-            if heard.noise is None
-            else min(whole[0], before * schedule.growth.factor, schedule.growth.share * heard.noise.at_least)
-        )
-        # A sample for every worker at least: what the fleet can share as it is planned, it can whatever is heard.
-        caps.append((max(before, world_size, _floor(grown)), "measured noise"))
+        caps.append(_measured_cap(schedule, world_size, heard))
     return min(caps, key=lambda cap: cap[0])
+
+
+def _measured_cap(schedule: Schedule, world_size: int, heard: Heard) -> tuple[int, str]:
+    """What the batch may grow to by what was heard, and which part of that says so."""
+    before = schedule.reference.global_batch if heard.global_batch is None else heard.global_batch
+    # A sample for every worker at least: what the fleet can share as it is planned, it can whatever is heard.
+    kept = max(before, world_size)
+    if heard.noise is None:
+        return kept, "no measurement"
+    by_factor, by_noise = before * schedule.growth.factor, schedule.growth.share * heard.noise.at_least
+    grown = _floor(min(by_factor, by_noise, schedule.dataset_size))
+    return max(kept, grown), "growth" if by_factor < by_noise else "measured noise"
 
 
 def _floor(samples: float) -> int:

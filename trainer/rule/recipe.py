@@ -117,8 +117,7 @@ class Schedule:
             raise PlanError(
                 "under the square-root rule the momentum of Adam (beta1) follows the batch: use the levers batch and lr"
             )
-        if self.form == "square_root" and self.policy == "adascale":
-            raise PlanError("AdaScale's gain is that of SGD, and the square-root rule is Adam's: choose another policy")
+        assert self.form != "square_root" or self.policy != "adascale", "AdaScale's gain is that of SGD"
         if self.dataset_size < 1:
             raise PlanError(f"a dataset of {self.dataset_size} samples cannot be planned: it needs at least one")
         if not 0 < self.epochs <= _MOST_EPOCHS:

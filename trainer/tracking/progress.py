@@ -123,7 +123,7 @@ def epoch_line(epoch: int, epochs: float, metrics: Mapping[str, float]) -> str:
         done = f"{epoch:3d} ({metrics['progress/epochs']:.2f}/{epochs:g})"
     noise = ""
     if "noise/gradient" in metrics:
-        noise = f"  gradient noise {metrics['noise/gradient']:,.0f} +- {metrics['noise/gradient_error']:,.0f}"
+        noise = f"  gradient noise {metrics['noise/gradient']:,.0f} ± {metrics['noise/gradient_error']:,.0f}"
     return (
         f"epoch {done}  batch {metrics['batch/global']:6,.0f}  lr {metrics['optim/lr']:<8.4g}  "
         f"loss {metrics['train/loss']:.4f}  val loss {metrics['val/loss']:.4f}  top-1 {metrics['val/top1']:7.2%}  "

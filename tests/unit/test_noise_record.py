@@ -1,4 +1,4 @@
-"""When a run says that its batch has passed the measured gradient noise scale."""
+"""What a run says of its measured gradient noise: its metrics, a batch above it, and that there is none to hear."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from trainer.engine.noise_record import critical_batch
+from trainer.engine.noise_record import critical_batch, deafness, noise_metrics
 from trainer.engine.run_state import RunState
 from trainer.rule import Heard, Limits, NoiseAverages, NoiseCurve, NoiseDrop, Reference, Schedule, decide
 
@@ -64,6 +64,30 @@ def test_the_policy_measured_is_advised_to_a_run_that_follows_its_plan_alone(pol
     critical = critical_batch(decide(SCHEDULE, 1, 1), SCHEDULE, measured(256))
     assert critical is not None
     warning = critical.warning(policy)
-    assert "the batch of 512 is above the gradient noise scale, measured as 256 +- " in warning
+    assert "the batch of 512 is above the gradient noise scale, measured as 256 ± " in warning
     assert ("schedule.policy=measured" in warning) == is_advised
     assert warning.endswith("schedule.limits.max_global_batch caps it")
+
+
+def test_a_scale_that_is_less_than_its_error_is_no_metric():
+    decision = decide(SCHEDULE, 0, 1)
+    assert noise_metrics(decision, SCHEDULE, measured(256)) == {
+        "noise/gradient": pytest.approx(256, rel=1e-3),
+        "noise/gradient_error": pytest.approx(5.9, rel=0.05),
+    }
+    noise = NoiseAverages()
+    for squared_norm in (-0.9, 1.0) * 10:
+        noise = noise.with_update(100.0, squared_norm, samples=100.0, memory=1e6)
+    assert noise.estimate().scale > 0
+    assert noise_metrics(decision, SCHEDULE, RunState(noise=noise)) == {}
+    assert noise_metrics(decision, SCHEDULE, RunState()) == {}
+
+
+@pytest.mark.parametrize("policy", ["measured", "adascale"])
+def test_a_policy_that_has_heard_nothing_for_three_epochs_says_so_once(policy):
+    listening = replace(SCHEDULE, policy=policy, epochs=5)
+    said = [deafness(decide(listening, epoch, 1), listening, RunState()) for epoch in range(5)]
+    assert [text is not None for text in said] == [False, False, True, False, False]
+    assert f"schedule.policy={policy} has heard nothing in 3 epochs" in said[2]
+    assert deafness(decide(listening, 2, 1), listening, measured(256)) is None
+    assert deafness(decide(SCHEDULE, 2, 1), SCHEDULE, RunState()) is None
