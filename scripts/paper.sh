@@ -82,8 +82,8 @@ for part in "${parts[@]}"; do
       sweep first-lr "$seeds" cifar10-original experiment=cifar10-first-lr --vary schedule.start.lr=0.1,0.2,0.4,0.8,1.6,3.2
       ;;
     noise)
-      sweep noise "$seeds" cifar10-decay-lr cifar10-increase-batch cifar10-measured cifar10-adascale \
-        experiment=cifar10-noise model.ghost_batch=64
+      sweep noise "$seeds" "${three[@]}" cifar10-measured cifar10-adascale experiment=cifar10-noise model.ghost_batch=64
+      sweep noise-bolder "$seeds" cifar10-measured experiment=cifar10-noise schedule.start.lr=0.4
       ;;
   esac
 done

@@ -187,7 +187,7 @@ def test_a_plan_without_a_time_stands_beside_one_that_has_it(capsys: pytest.Capt
     config = load_config(HYBRID)
     plan = plan_run(config.rule_schedule(1440), 1)
     time = predict_run(plan, calibration_of(config).step_times())
-    entries = [Entry("a", plan.fleet, plan), Entry("b", plan.fleet, plan, time)]
+    entries = [Entry("a", config, plan.fleet, plan), Entry("b", config, plan.fleet, plan, time)]
     assert [row["time"] for row in rows_of(entries)] == ["-", "60.0 s"]
     print_entries(entries, None, plain_console())
     assert "Times are not known" not in capsys.readouterr().out

@@ -91,11 +91,12 @@ def test_epochs_decided_alike_are_a_row_with_what_was_heard_before_its_first_and
     _, out, _ = replayed(capsys, str(record(tmp_path, "schedule.policy=measured")))
     assert "digits-increase-batch, policy measured, as decided in run run-1" in out
     rows = [" ".join(line.split()) for line in out.splitlines()[5:-2]]
-    # 20 e samples, with an error of sqrt(4 + 2 x 20 e x 0.1 + (20 e)^2 x 0.01): 20 e = 180 gives 19.1
+    # 20 e samples, with an error of sqrt(4 + 2 x 20 e x 0.1 + (20 e)^2 x 0.01): 20 e = 180 gives 19.1; and at least
+    # B where that, of B, is 20 e - B: 162.6
     assert rows == [
-        "0-9 16 16 x 1 x 1 0.2 0.9 180 - to 180 ± 19",
-        "10 32 32 x 1 x 1 0.13333 0.9 60 200 ± 21 measured noise",
-        "11-13 48 48 x 1 x 1 0.2 0.9 60 220 ± 23 to 260 ± 27",
+        "0-9 16 16 x 1 x 1 0.2 0.9 180 - to 180 ± 19 - to 163",
+        "10 32 32 x 1 x 1 0.13333 0.9 60 200 ± 21 181 growth",
+        "11-13 48 48 x 1 x 1 0.2 0.9 60 220 ± 23 to 260 ± 27 199 to 235",
     ]
 
 
@@ -117,8 +118,13 @@ def test_a_scale_that_is_lost_in_noise_is_told_by_what_it_is_above(
     def lost(fields: dict[str, Any]) -> None:
         fields["heard"]["noise"] = asdict(GradientNoise(800.0, -0.1, 4.0, 0.25, 0.0))
 
-    _, out, _ = replayed(capsys, str(record(tmp_path, epochs=[(0, 1)], edit=lost)))
-    assert "over 2,000" in out  # 800 / (-0.1 + 0.5)
+    journal = str(record(tmp_path, "schedule.policy=measured", epochs=[(0, 1)], edit=lost))
+    _, out, _ = replayed(capsys, journal)
+    (row,) = (line.split() for line in out.splitlines()[5:-2])
+    assert row[-3:] == ["over", "2,000", "2,000"]  # 800 / (-0.1 + 0.5)
+    (decision,) = json.loads(replayed(capsys, journal, "--json")[1])["decisions"]
+    assert decision["gradient_noise_scale"] is decision["gradient_noise_scale_error"] is None
+    assert decision["gradient_noise_scale_at_least"] == pytest.approx(2000, rel=0.01)
 
 
 def test_a_run_that_was_resumed_on_another_fleet_is_replayed_decision_by_decision(
@@ -172,6 +178,42 @@ def test_what_is_decided_otherwise_is_named_with_both_and_ends_in_1(
     ]
 
 
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [
+        ([1, 2, 3, 4, 4, 5, 6, 7], "epochs 1-4, 4 once more, 5-7: "),  # resumed within epoch 4
+        ([3, 4, 3, 4, 5], "epochs 3-4, 3-4 once more, 5: "),
+        ([3, 3], "epochs 3, 3 once more: "),
+        ([1, 2, 3], "epochs 1-3: "),
+        ([3], "epoch 3: "),
+    ],
+)
+def test_an_epoch_that_was_decided_for_another_time_is_told_apart(
+    epochs: list[int], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = record(tmp_path, epochs=[(epoch, 1) for epoch in epochs], edit=put(0.3, "lr"))
+    _, out, _ = replayed(capsys, str(journal))
+    assert out.splitlines()[-1] == f"{said}lr was 0.3 and is 0.2 now"
+
+
+def test_epochs_that_differ_in_the_same_way_are_told_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def edit(fields: dict[str, Any]) -> None:
+        if fields["epoch"] in (2, 3, 6):
+            fields["lr"] = 0.3
+        if fields["plan"]["world_size"] == 2:
+            fields["momentum"] = 0.5
+
+    epochs = [(2, 1), (3, 1), (4, 1), (4, 2), (5, 1), (6, 1)]
+    _, out, _ = replayed(capsys, str(record(tmp_path, epochs=epochs, edit=edit)))
+    assert out.splitlines()[-3:] == [
+        "6 decisions, 4 not decided again as recorded:",
+        "epochs 2-3, 6: lr was 0.3 and is 0.2 now",
+        "epoch 4 once more: momentum was 0.5 and is 0.9 now",  # the first of its decisions is as it was
+    ]
+
+
 def test_programs_get_every_decision_with_its_inputs_and_what_differs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,6 +233,8 @@ def test_programs_get_every_decision_with_its_inputs_and_what_differs(
     first, _, third = document["decisions"][:3]
     assert (first["is_same"], first["gradient_noise_scale"], first["heard"]["noise"]) == (True, None, None)
     assert (third["is_same"], third["gradient_noise_scale"], third["plan"]["micro_batch"]) == (False, 40.0, 16)
+    assert first["gradient_noise_scale_at_least"] is None
+    assert third["gradient_noise_scale_at_least"] == measured_at(2).at_least < 40 - 4
     assert third["differences"] == [{"field": "gain", "recorded": 1.5, "decided": 1.0}]
 
 

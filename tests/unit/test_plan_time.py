@@ -69,7 +69,7 @@ def test_a_fleet_that_is_none_is_refused_with_the_option(text: str, message: str
 def test_without_a_calibration_nothing_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
     said = document(capsys, HYBRID)
     assert said["predicted_seconds"] is None
-    assert not {"predicted_error", "worker_hours", "cost", "notes"} & set(said)
+    assert not {"predicted_error", "worker_hours", "cost"} & set(said)
     assert all("predicted" not in phase for phase in said["phases"])
     assert "predicted" not in run_plan(capsys, HYBRID)[1]
 
@@ -108,11 +108,23 @@ def test_a_fleet_that_grows_is_predicted_with_the_workers_of_each_phase(
     )
 
 
+@pytest.mark.parametrize(("policy", "least"), [("planned", ""), ("measured", "at least "), ("adascale", "at least ")])
+def test_the_time_of_a_run_that_may_take_more_is_the_least_that_it_may_be(
+    policy: str, least: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = [HYBRID, f"schedule.policy={policy}", "--calibration", write_simple_calibration(tmp_path, HYBRID)]
+    assert f"\npredicted: {least}60.0 s ± 0 %, 0.0167 worker-hours\n" in run_plan(capsys, *words)[1]
+    cells = [line.split("  ")[-1].strip() for line in run_plan(capsys, "--compare", *words)[1].splitlines()]
+    assert {f"{least}1,320", f"{least}60.0 s"} <= set(cells)
+
+
 def test_what_lies_outside_of_the_measurement_is_noted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = write_simple_calibration(tmp_path, HYBRID)
     _, out, _ = run_plan(capsys, HYBRID, "--calibration", file, "--workers", "4")
     assert "note: micro-batch 4 lies 4 times below what was measured (16 to 64)" in out
     assert "note: 4 workers are 2 times the 2 whose all-reduce was measured" in out
+    notes = document(capsys, HYBRID, "--calibration", file, "--workers", "4")["notes"]
+    assert [f"note: {note}" for note in notes] == [line for line in out.splitlines() if line.startswith("note: ")]
 
 
 def printed(tmp_path: Path, width: int, **changes: object) -> list[str]:
@@ -219,7 +231,7 @@ def test_a_run_records_the_time_by_its_own_calibration(tmp_path: Path) -> None:
     timing = open_timing(config)
     assert timing is not None
     assert timing.fit(config) == config
-    assert plan_document(config.name, plan, timing.predict(plan))["predicted_seconds"] == pytest.approx(60)
+    assert plan_document(config.name, config, plan, timing.predict(plan))["predicted_seconds"] == pytest.approx(60)
     assert open_timing(load_config(HYBRID)) is None
     with pytest.raises(CalibrationError, match=r"was measured with model\.name small-convnet, and digits-hybrid has"):
         timing.fit(load_config(HYBRID, [f"calibration={file}", "model.name=resnet-50"]))

@@ -8,9 +8,10 @@ import pytest
 
 from trainer.cli.main import main
 from trainer.cli.planning.fleet_argument import parse_fleet
+from trainer.cli.planning.listening import may_take_more
 from trainer.cli.planning.view import plan_notes
 from trainer.config import load_config
-from trainer.rule import plan_run
+from trainer.rule import Heard, decide, plan_run
 
 pytestmark = pytest.mark.unit
 
@@ -92,8 +93,73 @@ def test_how_much_more_a_run_of_adascale_may_read_is_noted():
         in notes("digits-hybrid", "schedule.policy=adascale", "model.ghost_batch=4", falls)[-1]
     )
     assert notes("digits-decay-lr", "schedule.policy=adascale") == [
-        "policy adascale: no batch is larger than the reference's, so nothing differs"
+        "policy adascale: no batch is larger than the reference's, so nothing differs from policy planned"
     ]
+
+
+NOTHING_DIFFERS = "policy measured: the schedule never raises the batch, so nothing differs from policy planned"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "workers", "differs"),
+    [
+        ([], 1, False),
+        ([], 3, False),  # 15 of 16 samples
+        ([], "1,5:3", False),  # 16, then 15
+        ([], "3,5:2", True),  # 15 cannot become 16 by itself
+        (["schedule.start.lr=0.4"], 1, True),  # 32, and it begins at 16
+        (["schedule.start.lr=0.4"], 32, False),  # a sample for every worker
+        (["schedule.start.lr=0.4"], "1,5:32", True),
+        (["schedule.start.lr=0.1"], 1, False),  # half the reference's
+        (["schedule.start.lr=0.2", "schedule.curve.drops.0.by=batch"], 1, True),
+        (["schedule.start.lr=0.1", "schedule.curve.drops.0.by=batch"], 1, True),  # 8, then 24
+        (["schedule.curve={shape: steps, drops: [{epoch: 12, divide_by: 0.5, by: batch}]}"], 1, False),  # 16, then 8
+    ],
+)
+def test_where_policy_measured_never_waits_it_is_noted_that_nothing_differs(overrides, workers, differs):
+    overrides = ["model.ghost_batch=4", "schedule.policy=measured", *overrides]
+    config, fleet = load_config("digits-decay-lr", overrides), parse_fleet(str(workers))
+    schedule = config.rule_schedule(1440)
+    plan = plan_run(schedule, fleet)
+    # What a run decides that hears nothing.
+    batch, deaf = None, []
+    for epoch in range(24):
+        batch = decide(schedule, epoch, fleet.workers_at(epoch), Heard(None, batch)).plan.global_batch
+        deaf.append(batch)
+    planned = [phase.global_batch for phase in plan.phases for _ in range(phase.first_epoch, phase.last_epoch + 1)]
+    assert (deaf != planned, may_take_more(config, plan)) == (differs, differs)
+    assert (NOTHING_DIFFERS in plan_notes(config, plan)) is not differs
+
+
+@pytest.mark.parametrize(
+    ("policy", "preset", "more"),
+    [
+        ("planned", "digits-hybrid", False),
+        ("measured", "digits-hybrid", True),
+        ("adascale", "digits-hybrid", True),
+        ("measured", "digits-decay-lr", False),
+        ("adascale", "digits-decay-lr", False),
+    ],
+)
+def test_updates_are_the_least_where_a_run_may_take_more(policy, preset, more, capsys):
+    words = ["plan", preset, f"schedule.policy={policy}"]
+    main(words)
+    totals = next(line for line in capsys.readouterr().out.splitlines() if " updates, " in line)
+    assert totals.startswith("at least ") is more
+    main([*words, "--json"])
+    assert json.loads(capsys.readouterr().out)["may_take_more"] is more
+
+
+def test_programs_are_told_the_notes_as_people_are(capsys):
+    words = ["plan", "digits-increase-batch", "schedule.policy=measured", "model.ghost_batch=16"]
+    main(words)
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    main([*words, "--json"])
+    found = json.loads(capsys.readouterr().out)["notes"]
+    assert [f"note: {note}" for note in found] == printed
+    assert len(found) == 3  # momentum lags, what measured does, and that it hears nothing
+    main(["plan", "--compare", *words[1:], "--json"])
+    assert json.loads(capsys.readouterr().out)["runs"][0]["notes"] == found
 
 
 @pytest.mark.parametrize(
@@ -105,7 +171,7 @@ def test_how_much_more_a_run_of_adascale_may_read_is_noted():
         (16, 2, []),  # two workers are two parts
         (16, "1,5:2", ["in epochs 0-4: an update is a single ghost batch there: model.ghost_batch=8 would let it"]),
         (64, 1, [": an update is a single ghost batch: model.ghost_batch=8 would let it"]),
-        ("null", 1, []),
+        ("null", 2, []),
     ],
 )
 def test_where_the_gradient_noise_cannot_be_measured_is_noted(ghost, workers, expected):
@@ -114,6 +180,36 @@ def test_where_the_gradient_noise_cannot_be_measured_is_noted(ghost, workers, ex
     assert [note.removeprefix("the gradient noise is not measured").strip() for note in found] == expected
     off = notes("digits-hybrid", f"model.ghost_batch={ghost}", "gradient_probe.every=null", workers=workers)
     assert off == [note for note in said if note not in found]
+
+
+def test_without_a_ghost_batch_it_is_noted_what_batch_norm_would_keep_from_being_measured():
+    condition, null = "the gradient noise is not measured{} if the network has batch norm", "model.ghost_batch=null"
+    assert notes("digits-hybrid", null) == [
+        condition.format("") + ": an update is one micro-batch of one worker: model.ghost_batch=8 would let it"
+    ]
+    there = ": an update is one micro-batch of one worker there: model.ghost_batch=8 would let it"
+    # from epoch 10 on two micro-batches of 24
+    two = "schedule.limits.max_micro_batch=24"
+    assert notes("digits-hybrid", null, two) == [condition.format(" in epochs 0-9") + there]
+    assert notes("digits-hybrid", null, workers="1,5:2") == [condition.format(" in epochs 0-4") + there]
+    assert notes("digits-hybrid", null, "schedule.limits.max_micro_batch=8") == []
+    assert notes("digits-hybrid", null, "gradient_probe.every=null") == []
+    assert notes("digits-hybrid", null, two, "schedule.policy=measured")[-1] == (
+        "the gradient noise is never measured if the network has batch norm: an update of the reference's 16 samples "
+        "is one micro-batch of one worker, and policy measured hears nothing: its batch does not grow: "
+        "model.ghost_batch=8 would let it"
+    )
+    assert notes("digits-hybrid", null, two, "schedule.policy=adascale")[-1] == (
+        condition.format(" in epochs 0-9") + ": an update is one micro-batch of one worker there, and policy adascale "
+        "hears nothing at first: it keeps the reference's lr until then: model.ghost_batch=8 would let it"
+    )
+
+
+@pytest.mark.parametrize("policy", ["measured", "adascale"])
+def test_a_policy_that_changes_nothing_needs_to_hear_nothing(policy):
+    assert notes("digits-decay-lr", f"schedule.policy={policy}", "model.ghost_batch=16")[-1] == (
+        "the gradient noise is not measured: an update is a single ghost batch: model.ghost_batch=8 would let it"
+    )
 
 
 def test_no_ghost_batch_is_proposed_where_an_update_has_too_few_samples_for_two():
@@ -177,15 +273,17 @@ def test_programs_are_told_the_policy(policy, capsys):
 def test_plans_side_by_side_say_which_of_them_may_turn_out_otherwise(capsys, tmp_path):
     listens = tmp_path / "listens.yaml"
     main(["plan", "--compare", "digits-hybrid", "digits-decay-lr", "schedule.policy=measured"])
-    assert "note: policy measured: with the largest batches that it may take; a run may need more updates\n" in (
-        capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    note = "note: policy measured: with the largest batches that it may take; a run may need more updates, time and "
+    assert f"{note}worker-hours (digits-hybrid on 1 worker)\n" in out
+    assert "at least 1,320 " in out
+    assert "at least 2,160 " not in out  # digits-decay-lr does not wait for anything
     listens.write_text(
         "name: listens\ndata: {train_size: 1440}\nschedule: {epochs: 2, reference: {lr: 0.1, global_batch: 16}, "
-        "limits: {max_micro_batch: 16}, policy: adascale}\n"
+        "limits: {max_micro_batch: 16}, start: {lr: 0.2}, policy: adascale}\n"
     )
     main(["plan", "--compare", "digits-hybrid", str(listens)])
     assert (
-        "note: policy adascale: as if every update went as far as its samples; a run may need more samples "
-        f"({listens} on 1 worker)\n"
+        "note: policy adascale: as if every update went as far as its samples; a run may need more samples, "
+        f"time and worker-hours ({listens} on 1 worker)\n"
     ) in capsys.readouterr().out

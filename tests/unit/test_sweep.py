@@ -129,6 +129,14 @@ def test_a_micro_batch_that_is_yet_to_be_measured_is_no_obstacle(capsys):
     assert "1/1 seed=0: updates not known yet" in capsys.readouterr().out
 
 
+def test_the_updates_of_a_point_that_listens_are_the_least_that_it_may_take(capsys):
+    policies = ["--vary", "schedule.policy=planned,measured,adascale", "--dry-run"]
+    assert main(["sweep", "digits-decay-lr", "digits-hybrid", *policies]) == 0
+    said = [line.rpartition(": ")[2] for line in capsys.readouterr().out.splitlines()[1:]]
+    least = "at least 1,320 updates"
+    assert said == ["2,160 updates"] * 3 + ["1,320 updates", least, least]
+
+
 def test_presets_are_compared_over_seeds(capsys):
     assert main(["sweep", "digits-decay-lr", "digits-hybrid", "--seeds", "0,5", "--dry-run"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from trainer.report.prediction import PREDICTION_NOTE
     from trainer.report.report import compare_runs, write_report
     from trainer.report.runs import load_runs
-    from trainer.report.table import NOTE, rich_tables
+    from trainer.report.table import rich_tables
     from trainer.tracking import TrackingError, resolve_tracking_uri
     from trainer.tracking.tracking_uri import is_there
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
     for table in rich_tables(comparison.table, comparison.title, console.width):
         console.print(table)
-    console.print(NOTE)
+    console.print(comparison.table.note)
     for finding in comparison.findings:
         console.print(f"\n{finding}")
     if comparison.agreement is not None:

@@ -12,6 +12,7 @@ from trainer.cli.config_arguments import add_config_arguments, load_from_argumen
 from trainer.cli.manifest_check import check, read_text
 from trainer.cli.plan import plan_for_fleet
 from trainer.cli.planning.fleet_argument import parse_fleet
+from trainer.cli.planning.listening import policy_in_short
 from trainer.cli.planning.options import known_dataset_size
 from trainer.cli.planning.time import summary
 from trainer.cli.planning.timing import Timing, open_timing
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     found = problems([settings(job), *documents], SHARED_PARTS)
     if found:  # such as an image without a version
         raise ManifestError(str(found[0]))
-    comment = _comment(args, job, plan, timing)
+    comment = _comment(args, job, plan, timing, policy_in_short(config, plan))
     if args.out is None:
         print(comment)
         sys.stdout.write(documents_to_text([settings(job), *documents]))
@@ -159,13 +160,17 @@ def _cluster_run(args: argparse.Namespace, config: TrainConfig, timing: Timing |
     )
 
 
-def _comment(args: argparse.Namespace, run: ClusterRun, plan: RunPlan, timing: Timing | None) -> str:
-    """What the numbers are, and where they come from."""
+def _comment(
+    args: argparse.Namespace, run: ClusterRun, plan: RunPlan, timing: Timing | None, policy: str | None
+) -> str:
+    """What the numbers are, and where they come from. policy: what to know of it, where the run may differ."""
     batches = " to ".join(f"{batch:,}" for batch in dict.fromkeys(phase.global_batch for phase in plan.phases))
     lines = [
         f"{MARK} {shlex.join(_told(args))}",
         f"# {plan.fleet}, {run.per_node} a node; batch {batches}; {plan.total_updates:,} updates",
     ]
+    if policy is not None:
+        lines.append(f"# {policy}")
     if timing is None:
         lines.append(f"# {run.grace_s} s from SIGTERM to SIGKILL: nothing was measured (--calibration)")
     else:

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_for_fleet(config, known_dataset_size(config), fleets[0] if fleets else config.rule_fleet(1))
     time = None if timing is None else timing.predict(plan)
     if args.json:
-        json.dump(plan_document(config.name, plan, time, args.price), sys.stdout, indent=2)
+        json.dump(plan_document(config.name, config, plan, time, args.price), sys.stdout, indent=2)
         print()
     else:
         print_plan(config, plan, time=time, price=args.price)

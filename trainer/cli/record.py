@@ -95,7 +95,7 @@ def open_record(task: Task, about: Mapping[str, str], console: Console) -> Recor
             params=flatten(config),
             tags={**about, **_host_tags()},
             artifacts={
-                "plan.json": json.dumps(plan_document(config.name, plan, task.time), indent=2),
+                "plan.json": json.dumps(plan_document(config.name, config, plan, task.time), indent=2),
                 "config.yaml": to_yaml(config),
             },
             parent=config.tracking.parent,

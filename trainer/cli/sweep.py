@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from trainer.cli.exit_codes import FAILED, INTERRUPTED
 from trainer.cli.plan import plan_for_fleet
+from trainer.cli.planning.listening import AT_LEAST, may_take_more
 from trainer.config import ConfigError, TrainConfig, flatten, load_config
 from trainer.environment import detect_launch, mlflow_tracking_uri, trainer_config
 from trainer.rule import PlanError
@@ -135,15 +136,16 @@ def _check(grid: Grid, workers: int | None) -> tuple[Task, ...]:
         _check_fleet(point, config, workers)
         try:
             if size is None or workers is None or config.schedule.limits.max_micro_batch == "auto":
-                updates = None
+                plan = None
             else:
-                updates = plan_for_fleet(config, size, workers).total_updates
+                plan = plan_for_fleet(config, size, workers)
         except PlanError as error:
             raise SweepError(f"{point.label}: {error}") from None
         recipe = recipe_of(flatten(config))
         if recipe in tasks:
             raise SweepError(f"{point.label}: is the same run as {tasks[recipe].point.label}: leave one of them out")
-        tasks[recipe] = Task(point, recipe, updates)
+        known = (None, False) if plan is None else (plan.total_updates, may_take_more(config, plan))
+        tasks[recipe] = Task(point, recipe, *known)
     return tuple(tasks.values())
 
 
@@ -172,8 +174,13 @@ def _show(sweep: Sweep, console: Console) -> None:
     """The points, with the updates of their plans, or with what became of them."""
     console.print(f"sweep {sweep.name}: {len(sweep.tasks)} points, in {sweep.folder}")
     for place, (task, log) in enumerate(zip(sweep.tasks, _settled(sweep), strict=True)):
-        planned = "updates not known yet" if task.updates is None else f"{task.updates:,} updates"
-        console.print(f"{sweep.title(place)}: {planned if log is None else result_text(log)}")
+        console.print(f"{sweep.title(place)}: {_planned_text(task) if log is None else result_text(log)}")
+
+
+def _planned_text(task: Task) -> str:
+    if task.updates is None:
+        return "updates not known yet"
+    return f"{AT_LEAST if task.may_take_more else ''}{task.updates:,} updates"
 
 
 def _run(sweep: Sweep, first: TrainConfig, about: Mapping[str, str], console: Console) -> int:

@@ -22,11 +22,13 @@ _USER_ERROR = 2
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A point that has been checked. updates: of its plan, None where the data or the fleet are not known yet."""
+    """A point that has been checked. updates: of its plan, None where the data or the fleet are not known yet.
+    may_take_more: these are the least, by what the run hears."""
 
     point: Point
     recipe: Recipe
     updates: int | None
+    may_take_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

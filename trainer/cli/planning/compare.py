@@ -13,7 +13,7 @@ from rich.console import Console
 
 from trainer.calibration.errors import CalibrationError
 from trainer.cli.planning.fleet_argument import fleet_text
-from trainer.cli.planning.listening import policy_in_short
+from trainer.cli.planning.listening import AT_LEAST, may_take_more, policy_in_short
 from trainer.cli.planning.options import known_dataset_size, refuse_without_times
 from trainer.cli.planning.time import cost_of, error_text
 from trainer.cli.planning.timing import Timing, open_timing
@@ -40,10 +40,16 @@ class Entry:
     """A contender on a fleet: its plan and time, or the problem that kept it from having one."""
 
     label: str
+    config: TrainConfig
     fleet: Fleet
     plan: RunPlan | None = None
     time: RunTime | None = None
     problem: str = ""
+
+    @property
+    def may_take_more(self) -> bool:
+        """Whether its updates and time are the least that they may be."""
+        return self.plan is not None and may_take_more(self.config, self.plan)
 
 
 def compare(args: argparse.Namespace, fleets: Sequence[Fleet]) -> int:
@@ -95,15 +101,15 @@ def entry(contender: Contender, fleet: Fleet) -> Entry:
     try:
         config = contender.config if timing is None else timing.fit(contender.config)
         plan = plan_run(config.rule_schedule(known_dataset_size(config)), fleet)
-        return Entry(contender.label, fleet, plan, None if timing is None else timing.predict(plan))
+        return Entry(contender.label, config, fleet, plan, None if timing is None else timing.predict(plan))
     except (PlanError, CalibrationError) as error:
-        return Entry(contender.label, fleet, problem=str(error))
+        return Entry(contender.label, contender.config, fleet, problem=str(error))
 
 
 def entry_document(entry: Entry, price: float | None) -> dict[str, Any]:
     """The entry as `trainer plan --json` would print it; name, fleet and error where there is no plan."""
     if entry.plan is not None:
-        return plan_document(entry.label, entry.plan, entry.time, price)
+        return plan_document(entry.label, entry.config, entry.plan, entry.time, price)
     steps = [{"epoch": step.epoch, "workers": step.workers} for step in entry.fleet.steps]
     return {"name": entry.label, "fleet": steps, "error": entry.problem}
 
@@ -129,14 +135,16 @@ def entries_table(entries: Sequence[Entry], price: float | None) -> Table:
     columns: dict[str, list[str]] = {
         "schedule on workers": [f"{entry.label} on {fleet_text(entry.fleet)}" for entry in entries],
         "largest batch": [f"{max(p.global_batch for p in plan.phases):,}" if plan else "no plan" for plan in plans],
-        "updates": with_speed_ups([one(plan.total_updates) if plan else None for plan in plans], count),
+        "updates": _at_least(
+            entries, with_speed_ups([one(plan.total_updates) if plan else None for plan in plans], count)
+        ),
     }
     if any(times):
         unit = time_unit([time.seconds for time in times if time])
         seconds = [one(time.seconds) if time else None for time in times]
         hours = [one(time.worker_hours) if time else None for time in times]
         columns |= {
-            "time": with_speed_ups(seconds, lambda time_s: duration(time_s, unit)),
+            "time": _at_least(entries, with_speed_ups(seconds, lambda time_s: duration(time_s, unit))),
             "worker-hours": with_speed_ups(hours, lambda each: significant(each.mean) if each else UNKNOWN),
         }
         if price is not None:
@@ -147,11 +155,19 @@ def entries_table(entries: Sequence[Entry], price: float | None) -> Table:
     return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)))
 
 
+def _at_least(entries: Sequence[Entry], cells: Sequence[str]) -> list[str]:
+    """The cells, as the least that they may be in the rows of runs that may take more."""
+    return [
+        f"{AT_LEAST}{cell}" if entry.may_take_more and cell != UNKNOWN else cell
+        for entry, cell in zip(entries, cells, strict=True)
+    ]
+
+
 def _notes(entries: Sequence[Entry]) -> dict[str, list[str]]:
     """What may turn out otherwise, how far times lie outside of what was measured, and in whose plans."""
     notes: dict[str, list[str]] = {}
     for entry in entries:
-        policy = policy_in_short(entry.plan) if entry.plan else None
+        policy = policy_in_short(entry.config, entry.plan) if entry.plan else None
         for note in [*([policy] if policy else []), *(entry.time.notes if entry.time else ())]:
             notes.setdefault(note, []).append(_name(entry))
     return notes

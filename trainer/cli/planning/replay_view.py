@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -29,6 +29,18 @@ class _Row:
     last: EpochDecision
     first_known: Known
     last_known: Known
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Epochs in a row. is_again: decided for another time, in a run that was resumed within them or before."""
+
+    first: int
+    last: int
+    is_again: bool
+
+    def __str__(self) -> str:
+        return f"{epochs_text(self.first, self.last)}{' once more' if self.is_again else ''}"
 
 
 def show_replay(replay: Replay, as_json: bool) -> int:
@@ -68,15 +80,27 @@ def print_replay(replay: Replay, console: Console) -> None:
         )
         return
     console.print(f"{count:,} decision{'' if count == 1 else 's'}, {len(others):,} not decided again as recorded:")
-    stretches: list[tuple[int, int, str]] = []
-    for decision in others:
-        epoch, text = decision.recorded.epoch, _difference_text(decision)
-        if stretches and stretches[-1][1:] == (epoch - 1, text):
-            stretches[-1] = (stretches[-1][0], epoch, text)
+    for text, spans in _differing(replay.decisions).items():
+        is_one = len(spans) == 1 and spans[0].first == spans[0].last
+        console.print(f"epoch{'' if is_one else 's'} {', '.join(map(str, spans))}: {text}")
+
+
+def _differing(decisions: Sequence[Replayed]) -> dict[str, list[_Span]]:
+    """What is decided otherwise, and where, both in the order of the journal."""
+    differing: dict[str, list[_Span]] = {}
+    begun: set[int] = set()
+    for decision in decisions:
+        epoch = decision.recorded.epoch
+        is_again = epoch in begun
+        begun.add(epoch)
+        if decision.is_same:
+            continue
+        spans = differing.setdefault(_difference_text(decision), [])
+        if spans and (spans[-1].last, spans[-1].is_again) == (epoch - 1, is_again):
+            spans[-1] = replace(spans[-1], last=epoch)
         else:
-            stretches.append((epoch, epoch, text))
-    for first, last, text in stretches:
-        console.print(f"epoch{'' if first == last else 's'} {epochs_text(first, last)}: {text}")
+            spans.append(_Span(epoch, epoch, is_again))
+    return differing
 
 
 def _difference_text(decision: Replayed) -> str:
@@ -97,6 +121,7 @@ def _decision_document(decision: Replayed) -> dict[str, Any]:
         **asdict(decision.known),
         "gradient_noise_scale": None if noise is None or math.isinf(noise.scale) else noise.scale,
         "gradient_noise_scale_error": None if noise is None or math.isinf(noise.error) else noise.error,
+        "gradient_noise_scale_at_least": None if noise is None or math.isinf(noise.at_least) else noise.at_least,
         "is_same": decision.is_same,
         "differences": [asdict(difference) for difference in decision.differences],
         "problem": decision.problem or None,
@@ -119,6 +144,8 @@ def _columns(policy: Policy) -> list[Column[_Row]]:
     def of(cell: Callable[[EpochDecision], str]) -> Callable[[_Row], str]:
         return lambda row: cell(row.last)
 
+    # What the batch is held against, and does not follow from scale and error.
+    of_measured: list[Column[_Row]] = [Column("of which\nat least", _heard(_at_least_text), is_wide=True)]
     of_adascale: list[Column[_Row]] = [
         Column("\ngain", of(lambda d: UNKNOWN if d.gain is None else f"{d.gain:.4g}")),
         Column("schedule's\nepoch", _progress_text, is_wide=True),
@@ -133,7 +160,8 @@ def _columns(policy: Policy) -> list[Column[_Row]]:
         Column("\nlr", of(lambda d: f"{d.lr:.5g}")),
         Column("momen-\ntum", of(lambda d: f"{d.momentum:.5g}")),
         Column("noise\nscale g", of(lambda d: f"{d.sgd_noise_scale:.5g}")),
-        Column("heard: gradient\nnoise scale", _heard_text),
+        Column("heard: gradient\nnoise scale", _heard(_noise_text)),
+        *(of_measured if policy == "measured" else []),
         *(of_adascale if policy == "adascale" else []),
         Column(
             "batch\nlimited by",
@@ -143,9 +171,15 @@ def _columns(policy: Policy) -> list[Column[_Row]]:
     ]
 
 
-def _heard_text(row: _Row) -> str:
-    first, last = _noise_text(row.first_known.heard.noise), _noise_text(row.last_known.heard.noise)
-    return first if first == last else f"{first} to {last}"
+def _heard(text: Callable[[GradientNoise], str]) -> Callable[[_Row], str]:
+    """What was heard before the first epoch of a row, and before its last where that is other; - where nothing was."""
+
+    def cell(row: _Row) -> str:
+        noises = row.first_known.heard.noise, row.last_known.heard.noise
+        first, last = (UNKNOWN if noise is None else text(noise) for noise in noises)
+        return first if first == last else f"{first} to {last}"
+
+    return cell
 
 
 def _progress_text(row: _Row) -> str:
@@ -154,10 +188,12 @@ def _progress_text(row: _Row) -> str:
     return f"{row.first_epoch if progress is None else progress / row.first_known.dataset_size:.2f}"
 
 
-def _noise_text(noise: GradientNoise | None) -> str:
-    """Samples and their standard error; where only noise was seen, what it is above; - where nothing was."""
-    if noise is None:
-        return UNKNOWN
+def _noise_text(noise: GradientNoise) -> str:
+    """Samples and their standard error; where only noise was seen, what it is above."""
     if math.isinf(noise.scale):
-        return "no end" if math.isinf(noise.at_least) else f"over {noise.at_least:,.0f}"
+        return _at_least_text(noise) if math.isinf(noise.at_least) else f"over {_at_least_text(noise)}"
     return f"{noise.scale:,.0f} ± {noise.error:,.0f}"
+
+
+def _at_least_text(noise: GradientNoise) -> str:
+    return "no end" if math.isinf(noise.at_least) else f"{noise.at_least:,.0f}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from trainer.cli.planning.listening import AT_LEAST
 from trainer.cli.planning.table import Column, phase_table, span
 from trainer.report.units import duration, one, significant, time_unit
 from trainer.rule.step_time import PhaseTime, RunTime
@@ -22,8 +23,9 @@ _PARTS: Mapping[str, Callable[[PhaseTime], float]] = {
 }
 
 
-def print_time(time: RunTime, price: float | None, console: Console) -> None:
-    """A second table below the plan's: a row a phase and one for all; then the sums."""
+def print_time(time: RunTime, price: float | None, console: Console, may_take_more: bool) -> None:
+    """A second table below the plan's: a row a phase and one for all; then the sums, as the least that they may be
+    where the run may take more than its plan."""
     unit = time_unit([time.seconds])
     # A row is a run of its own: of one phase, or of all.
     rows = [RunTime((part,), ()) for part in time.phases]
@@ -38,7 +40,7 @@ def print_time(time: RunTime, price: float | None, console: Console) -> None:
         Column("update\nbound by", _bound, is_text=True),
     ]
     console.print(phase_table("time", columns, [*rows, time] if len(rows) > 1 else rows, console.width))
-    console.print(f"predicted: {summary(time, price)}")
+    console.print(f"predicted: {AT_LEAST if may_take_more else ''}{summary(time, price)}")
     console.print("shares are of the time; between epochs: evaluation, starting the stream, saving, recording")
 
 
@@ -86,7 +88,7 @@ def cost_of(time: RunTime, price: float) -> float:
 def time_document(time: RunTime, price: float | None) -> dict[str, Any]:
     """What a plan's JSON says of its time, next to predicted_seconds."""
     cost = {} if price is None else {"price": price, "cost": cost_of(time, price)}
-    return {"predicted_error": time.error, "worker_hours": time.worker_hours, **cost, "notes": list(time.notes)}
+    return {"predicted_error": time.error, "worker_hours": time.worker_hours, **cost}
 
 
 def phase_document(time: PhaseTime) -> dict[str, Any]:

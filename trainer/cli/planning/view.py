@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from trainer.cli.lasting_output import LastingOutput
-from trainer.cli.planning.listening import policy_notes, probe_notes
+from trainer.cli.planning.listening import AT_LEAST, may_take_more, policy_notes, probe_notes
 from trainer.cli.planning.table import Column, phase_table, span
 from trainer.cli.planning.time import phase_document, print_time, time_document
 from trainer.config import TrainConfig
@@ -50,9 +50,12 @@ def plain_console(quiet: bool = False, lasting: bool = False) -> Console:
     )
 
 
-def plan_document(name: str, plan: RunPlan, time: RunTime | None = None, price: float | None = None) -> dict[str, Any]:
+def plan_document(
+    name: str, config: TrainConfig, plan: RunPlan, time: RunTime | None = None, price: float | None = None
+) -> dict[str, Any]:
     """What `trainer plan --json` prints, and what a run keeps as plan.json.
 
+    may_take_more: totals and times are the least that they may be, by what the run hears. notes: as they are printed.
     time: what the plan is predicted to take; without it predicted_seconds is null, and nothing else is said of time.
     price: of a worker-hour.
     """
@@ -62,12 +65,14 @@ def plan_document(name: str, plan: RunPlan, time: RunTime | None = None, price: 
         "dataset_size": plan.dataset_size,
         "epochs": plan.epochs,
         "policy": plan.policy,
+        "may_take_more": may_take_more(config, plan),
         "world_size": plan.fleet.largest,
         "fleet": [asdict(step) for step in plan.fleet.steps],
         "total_updates": plan.total_updates,
         "total_samples": plan.total_samples,
         "predicted_seconds": None if time is None else time.seconds,
         **({} if time is None else time_document(time, price)),
+        "notes": plan_notes(config, plan, time),
         "phases": [{**asdict(phase), **part} for phase, part in zip(plan.phases, parts, strict=True)],
     }
 
@@ -82,21 +87,22 @@ def print_plan(
     """The phases as a table, the totals, their time where it is predicted, and what a user should know about them."""
     console = console or plain_console()
     console.print(phase_table(f"{config.name} on {plan.fleet}", _COLUMNS, plan.phases, console.width))
+    takes_more = may_take_more(config, plan)
     console.print(
-        f"{plan.total_updates:,} updates, {plan.total_samples:,} samples: "
+        f"{AT_LEAST if takes_more else ''}{plan.total_updates:,} updates, {plan.total_samples:,} samples: "
         f"{plan.epochs:g} epoch{'' if plan.epochs == 1 else 's'} of {plan.dataset_size:,}"
     )
     for_adam = config.schedule.form == "square_root"
     noise = "g = lr sqrt(N/B)" if for_adam else "g = lr/(1-m) N/B, exact with N/B - 1"
     console.print(f"{noise}; momentum epochs B/(N(1-m)): how long momentum lags behind")
     if time is not None:
-        print_time(time, price, console)
-    for note in [*plan_notes(config, plan), *(time.notes if time else ())]:
+        print_time(time, price, console, takes_more)
+    for note in plan_notes(config, plan, time):
         console.print(f"note: {note}")
 
 
-def plan_notes(config: TrainConfig, plan: RunPlan) -> list[str]:
-    """What the numbers of a plan do not say by themselves."""
+def plan_notes(config: TrainConfig, plan: RunPlan, time: RunTime | None = None) -> list[str]:
+    """What the numbers of a plan do not say by themselves, and those of its time where it is predicted."""
     ghost = config.model.ghost_batch
     notes = []
     cut = sorted({phase.micro_batch for phase in plan.phases if ghost and phase.micro_batch % ghost})
@@ -123,7 +129,7 @@ def plan_notes(config: TrainConfig, plan: RunPlan) -> list[str]:
     warmup = config.schedule.warmup
     if warmup.epochs > 0:
         notes.append(f"lr grows from {warmup.start_factor:g} of itself over the first {warmup.epochs:g} epochs")
-    return notes
+    return [*notes, *(time.notes if time else ())]
 
 
 def _momentum_notes(plan: RunPlan) -> list[str]:
