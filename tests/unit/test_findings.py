@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.recorded_runs import record_run, record_two_recipes
 from trainer.report.page import page
 from trainer.report.report import compare_runs
 from trainer.report.runs import RunRecord, load_runs
-from trainer.tracking import RUNNING, TrackingError
+from trainer.tracking import FINISHED, RUNNING, Journal, RunStart, TrackingError
 
 pytestmark = pytest.mark.unit
 
@@ -45,6 +46,46 @@ def test_on_a_saturated_fleet_the_findings_say_that_updates_were_saved_and_time_
         "grow took 80 % fewer updates than decay-lr (40 instead of 200) and about the same time (4.00 s each) "
         "and ended at 80.0 %, against 80.0 %."
     )
+
+
+def record_samples(folder: Path, name: str, samples: Sequence[int], gains: Sequence[float] = ()) -> None:
+    """A run with batches of 128 that had read so many samples after each epoch."""
+    journal = Journal(folder / name / "journal.jsonl")
+    journal.start(RunStart(name, name, "e", {"name": name}, {}, {}))
+    for epoch, seen in enumerate(samples, 1):
+        gain = {"optim/gain": gains[epoch - 1]} if gains else {}
+        numbers = {"updates": seen / 128, "elapsed_s": epoch, "batch/global": 128, "samples_seen": seen}
+        journal.log(epoch, {"val/top1": 0.5, **numbers, **gain})
+    journal.close(FINISHED, {})
+
+
+def test_a_run_that_read_more_samples_than_the_first_is_told_and_has_its_column(tmp_path: Path) -> None:
+    record_samples(tmp_path, "1-decay", [1000, 2000])
+    record_samples(tmp_path, "2-ada", [1000, 2000, 3100], [1.0, 2.25, 1.5])
+    record_samples(tmp_path, "3-grow", [1000, 1950])
+    report = compare_runs(load_runs([str(tmp_path)], None, None))
+    place = report.table.headers.index("samples read")
+    assert [row[place] for row in report.table.rows] == ["2,000", "3,100 (0.65x)", "1,950 (1.03x)"]
+    _, ada, grow = report.findings
+    assert ada.endswith(
+        "It read 1.55 times as many samples (3,100 instead of 2,000): AdaScale's gain was between 1 and 2.2."
+    )
+    assert "samples" not in grow
+
+
+@pytest.mark.parametrize(("other", "differs"), [(1872, False), (1871, True), (2128, False), (2129, True)])
+def test_a_batch_that_is_left_over_is_no_difference_in_samples(tmp_path: Path, other: int, differs: bool) -> None:
+    record_samples(tmp_path, "a", [1000, 2000])
+    record_samples(tmp_path, "b", [1000, other])
+    report = compare_runs(load_runs([str(tmp_path)], None, None))
+    assert ("samples read" in report.table.headers) is differs
+    assert ("as many samples" in " ".join(report.findings)) is differs
+
+
+def test_a_difference_in_samples_that_no_table_shows_is_none(tmp_path: Path) -> None:
+    record_samples(tmp_path, "a", [1_000_000])
+    record_samples(tmp_path, "b", [1_009_999])
+    assert "samples read" not in compare_runs(load_runs([str(tmp_path)], None, None)).table.headers
 
 
 def test_the_headline_sorts_the_schedules_by_what_the_seeds_can_tell(tmp_path: Path) -> None:

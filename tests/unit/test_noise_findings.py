@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recorded_runs import compare_measured
+from tests.recorded_runs import Measured, compare_measured
 from trainer.report.measured_noise import measured_epochs, passed_from
 from trainer.report.report import Report
 
@@ -29,6 +29,56 @@ def test_a_batch_that_passed_the_scale_is_told_with_what_could_be_changed(tmp_pa
         "of their cost."
     )  # 1 / (1 + 128 / 38) = 0.229
     assert "can still be right where workers would stand idle otherwise" in still_right
+
+
+def test_epochs_above_the_scale_before_are_counted_too(tmp_path: Path) -> None:
+    # 16 / 4, 32 / 4, 64 / 99, 128 / 999, 256 / 50 and 512 / 40: of two, the upper one speaks and is not called typical.
+    noise = [(4, 1), (4, 1), (99, 9), (999, 9), (50, 5), (40, 5)]
+    (passed, _) = said_of_noise(compare_measured(tmp_path, {"twice": [noise]}))
+    assert passed.startswith(
+        "In 4 of 6 epochs, among them all from epoch 5 on, the batch of twice was above the gradient noise scale that "
+        "was measured: 512 against 40 ± 5 samples in epoch 6, so that an update went 7 % as far"
+    )
+
+
+def test_the_last_epoch_alone_is_named_beside_those_before(tmp_path: Path) -> None:
+    (passed, _) = said_of_noise(compare_measured(tmp_path, {"a": [[(4, 1), (999, 9), (999, 9), (50, 5)]]}))
+    assert passed.startswith("In 2 of 4 epochs, epoch 4 among them, the batch of a was above")
+    assert "128 against 50 ± 5 samples in epoch 4, so that" in passed
+
+
+def test_how_many_of_the_late_epochs_passed_is_told_beside_those_before(tmp_path: Path) -> None:
+    noise = [(4, 1), (999, 9), (999, 9), (999, 9), (50, 5), (50, 5), (9999, 9), (50, 5)]
+    (passed, _) = said_of_noise(compare_measured(tmp_path, {"a": [noise]}))
+    assert passed.startswith("In 4 of 8 epochs, among them 3 of the 4 from epoch 5 on, the batch of a was above")
+    assert "512 against 50 ± 5 samples in epoch 6, a typical one, so that" in passed
+
+
+def test_epochs_that_were_not_measured_are_spoken_of(tmp_path: Path) -> None:
+    late: Measured = [None, (1e5, 2e5), (400, 5), (16, 5)]
+    runs: dict[str, list[Measured]] = {
+        "from": [late],
+        "mixed": [[(4, 1), *late[1:]]],
+        "below": [[None, None, (640, 5)]],
+        "while": [[(4, 1), None, (640, 5), (640, 5)]],
+    }
+    since, mixed, _, below, at_times = said_of_noise(compare_measured(tmp_path, runs))
+    assert since.startswith(
+        "In epoch 4 of 4 the batch of from was above the gradient noise scale that was measured (known in 2 of 4 "
+        "epochs): 128 against 16 ± 5 samples, so that"
+    )
+    assert mixed.startswith("In 2 of 3 measured epochs of 4, epoch 4 among them, the batch of mixed was above")
+    assert below.endswith("measured: below (at most 10 % of it in the 1 of 3 epochs measured).")
+    assert at_times.endswith("measured: while (in 1 of 3 measured epochs of 4, last in epoch 1).")
+
+
+def test_both_exceptions_stand_together(tmp_path: Path) -> None:
+    noise: Measured = [None, (4, 1), (4, 1), (4, 1), (9999, 9)]
+    (passed, _) = said_of_noise(compare_measured(tmp_path, {"a": [noise]}))
+    assert passed.startswith(
+        "From epoch 2 of 5 on the batch of a was above the gradient noise scale that was measured (in 3 of 4 epochs; "
+        "known in 4 of 5 epochs): 64 against 4 ± 1 samples in epoch 3, a typical one, so that"
+    )
 
 
 def test_the_reference_s_own_batch_is_not_to_be_had_by_another_drop(tmp_path: Path) -> None:

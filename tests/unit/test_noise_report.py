@@ -84,15 +84,28 @@ def test_an_epoch_that_one_seed_could_not_measure_is_no_epoch_of_the_mean(tmp_pa
     assert [epoch.epoch for epoch in measured_epochs(lost)] == [1]
 
 
-def test_the_log_axis_shows_all_batches_and_does_not_follow_what_is_lost_in_its_error(tmp_path: Path) -> None:
-    noise = [(20, 30), (40, 4), (1e9, 2e9), (60, 70)]
+def test_a_scale_below_its_error_in_one_seed_is_a_gap_and_clips_no_line(tmp_path: Path) -> None:
+    seeds: list[Measured] = [[(20, 2), (40, 4), (50, 5)], [(20, 2), (60_000, 200_000), (50, 5)]]
+    above, _ = noise_figure(compare_measured(tmp_path, {"grow": seeds}).groups).axes
+    assert [list(line.get_xdata()) for line in curves(above)] == [[1], [3]]
+    assert above.get_ylim()[1] < 200
+
+
+def test_no_figure_of_the_noise_is_drawn_where_nothing_was_measured_beyond_its_error(tmp_path: Path) -> None:
+    report = compare_measured(tmp_path, {"grow": [[(20, 30), (0, 5)]]})
+    assert "noise.png" not in [picture.file_name for picture in draw_figures(report.outcomes, None)]
+    assert "noise" not in " ".join(report.table.headers)
+
+
+def test_the_log_axis_shows_all_batches_and_does_not_follow_a_band_down_to_nothing(tmp_path: Path) -> None:
+    noise = [(20, 19.9), (40, 4), (45, 4), (60, 59.9)]
     above, _ = noise_figure(compare_measured(tmp_path, {"grow": [noise]}).groups).axes
     low, high = above.get_ylim()
     assert 5 < low < 16
     assert 128 < high < 500
     (band,) = bands(above)
     corners = band.get_paths()[0].vertices[:, 1]
-    assert min(corners) == low  # 20 - 30 and 60 - 70 lie below 0
+    assert min(corners) == low  # 20 - 19.9 lies far below it
     assert all(map(math.isfinite, corners))
 
 
@@ -189,6 +202,24 @@ def test_the_table_has_the_mean_over_epochs_and_the_last_epoch(tmp_path: Path) -
     table = compare_measured(tmp_path, runs).table
     place = table.headers.index("mean gradient noise, samples (at last)")
     assert [row[place] for row in table.rows] == ["250 ± 71 (350 ± 71)", "100 (-)", "-"]
+    assert table.headers[place + 1] == "gradient noise measured in"
+    assert [row[place + 1] for row in table.rows] == ["2 of 2 epochs", "1 of 2 epochs", "0 of 2 epochs"]
+
+
+def test_the_mean_leaves_out_an_epoch_whose_error_is_above_its_scale_and_the_note_says_so(tmp_path: Path) -> None:
+    hardly = [(100, 5), (60_000, 200_000), (400, 399)]  # 400 +- 399 just counts
+    table = compare_measured(tmp_path, {"a": [hardly, [(300, 5), (200, 5), (600, 5)]]}).table
+    place = table.headers.index("mean gradient noise, samples (at last)")
+    assert [row[place : place + 2] for row in table.rows] == [("350 ± 141 (500 ± 141)", "2 of 3 epochs")]
+    assert table.note.endswith(
+        "Gradient noise: over the epochs in which every run measured it with an error below the scale itself."
+    )
+
+
+def test_the_table_does_not_say_in_how_many_epochs_where_it_is_all_or_none(tmp_path: Path) -> None:
+    table = compare_measured(tmp_path, {"a": [[(100, 5), (300, 5)]], "none": [[None, None]]}).table
+    assert "mean gradient noise, samples (at last)" in table.headers
+    assert not any("measured in" in header for header in table.headers)
 
 
 def test_the_page_shows_figure_and_findings(tmp_path: Path) -> None:

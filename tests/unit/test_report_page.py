@@ -74,6 +74,18 @@ def test_the_page_shows_the_drops_of_a_curve_in_words_and_a_schedule_in_a_row(tm
     assert row in html
 
 
+@pytest.mark.parametrize(("policy", "says"), [("measured", "No batch was larger"), ("adascale", "more slowly")])
+def test_the_plan_of_a_run_that_listened_is_not_shown_as_the_run(tmp_path: Path, policy: str, says: str) -> None:
+    record_run(tmp_path, "listened", 0, [0.5], **{"schedule.policy": policy})
+    record_run(tmp_path, "planned", 0, [0.5])
+    html = page(compare_runs(load_runs([str(tmp_path)], None, None)), ())
+    listened, planned = html.partition("<h2>Plans</h2>")[2].partition("<h2>Runs</h2>")[0].split("<h3>")[1:]
+    assert "Not the run but its plan, as far as the schedule goes: the policy decided otherwise" in listened
+    assert "trainer plan --replay RUN" in listened
+    assert says in listened
+    assert "Not the run" not in planned
+
+
 def test_names_are_text_on_the_page_whatever_they_hold(tmp_path: Path) -> None:
     record_run(tmp_path, "<script>alert(1)</script>".replace("/", ""), 0, [0.5], note="<b>&amp;")
     record_run(tmp_path, "other", 0, [0.5], note="x")

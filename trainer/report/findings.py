@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from trainer.report.agreement import CANNOT_TELL, WITHIN, agreement, agreement_headline, comparisons_made, verdict
 from trainer.report.difference import Difference
 from trainer.report.groups import Group
-from trainer.report.outcome import Change, Cost, Outcome, change
+from trainer.report.outcome import Change, Cost, Outcome, change, read_apart
 from trainer.report.sweep import Sweep
 from trainer.report.units import accuracy, count, duration, listed, p_value, percent_label, points, unit_of
 from trainer.tracking.tracker import FINISHED, PAUSED, RUNNING
+
+_GAIN = "optim/gain"
 
 
 def findings(
@@ -25,6 +28,7 @@ def findings(
         *(
             _sentences(
                 _whole_run(first, other, difference),
+                _samples(first, other),
                 _to_target(first, other, target_top1),
                 _not_counted(other),
             )
@@ -89,6 +93,19 @@ def _whole_run(first: Outcome, other: Outcome, difference: Difference | None) ->
     if difference is not None:
         end = agreement(difference, final, f"the {against} of {baseline}")
     return f"{label} took {costs} and {end}"
+
+
+def _samples(first: Outcome, other: Outcome) -> str:
+    """How many times the samples it read, where that is another number; with the gain that AdaScale counted them by."""
+    both_finished = first.group.is_finished and other.group.is_finished
+    if not both_finished or other.samples is None or first.samples is None or not read_apart((first, other)):
+        return ""
+    gains = [gain for run in other.group.runs for gain in run.values(_GAIN) if math.isfinite(gain)]
+    why = f": AdaScale's gain was between {min(gains):.2g} and {max(gains):.2g}" if gains else ""
+    return (
+        f"It read {other.samples.mean / first.samples.mean:.2f} times as many samples "
+        f"({_instead(count(other.samples), count(first.samples))}){why}."
+    )
 
 
 def _to_target(first: Outcome, other: Outcome, target_top1: float | None) -> str:

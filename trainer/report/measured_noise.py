@@ -20,7 +20,7 @@ _ERRORS = 2  # that the batch must lie above the scale to have passed it
 
 @dataclass(frozen=True, slots=True)
 class MeasuredEpoch:
-    """An epoch in which every run of a group measured the gradient noise scale.
+    """An epoch in which every run of a group measured the gradient noise scale with an error below it.
 
     epoch: its number as it was logged, from 1; epochs_seen: at its end, the mean over the runs. scales: of each run, in
     samples, above 0; error: the standard error of their mean. global_batch: in samples, the mean over the runs; nan
@@ -63,8 +63,9 @@ class MeasuredEpoch:
 def measured_epochs(group: Group) -> tuple[MeasuredEpoch, ...]:
     """The epochs that all runs of the group measured, in order.
 
-    A run whose gradient was lost in its noise logs no scale, and one whose noise was lost in its error logs 0: the mean
-    of the others alone would be too small or too large.
+    A run whose gradient was lost in its noise logs no scale, or one below its error that may be far too large; one
+    whose noise was lost in its error logs 0. None of these is a measurement, and the mean of the others alone would be
+    too small or too large.
     """
     measured = []
     for epoch in sorted(set.intersection(*(set(run.epochs) for run in group.runs))):
@@ -73,11 +74,17 @@ def measured_epochs(group: Group) -> tuple[MeasuredEpoch, ...]:
             [run.values(metric)[index] for run, index in at]
             for metric in (GRADIENT_NOISE, GRADIENT_NOISE_ERROR, BATCH, EPOCHS_SEEN)
         )
-        if all(map(math.isfinite, (*scales, *errors))) and min(scales) > 0:
+        # Errors above it, nan and a scale of 0 are all no measurement.
+        if all(error < scale < math.inf for scale, error in zip(scales, errors, strict=True)):
             measured.append(
                 MeasuredEpoch(epoch, fmean(seen), tuple(scales), math.hypot(*errors) / len(errors), fmean(batches))
             )
     return tuple(measured)
+
+
+def epochs_of(group: Group) -> int:
+    """How many epochs the longest run of the group had, measured or not."""
+    return max(run.epochs[-1] for run in group.runs)
 
 
 def passed_from(measured: Sequence[MeasuredEpoch]) -> int | None:

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 from trainer.report.groups import Group
 from trainer.report.runs import RunRecord
+from trainer.report.sweep import BATCH
 
 TOP1 = "val/top1"
 UPDATES = "updates"
 ELAPSED_S = "elapsed_s"
+_SAMPLES = "samples_seen"
+_LEAST_APART = 0.01  # of the samples that were read
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,14 @@ NO_COST = Cost(None, None, None)
 class Outcome:
     """What the runs of a group reached (fractions of 1) and what it cost.
 
-    to_target: the cost up to the target, of the `reached` runs that met it; None where none did, or without a target.
+    samples: how many were read, None where that was not logged. to_target: the cost up to the target, of the `reached`
+    runs that met it; None where none did, or without a target.
     """
 
     group: Group
     final_top1: Spread | None
     best_top1: Spread | None
+    samples: Spread | None
     whole_run: Cost
     reached: int
     to_target: Cost | None
@@ -87,10 +92,21 @@ def outcome_of(group: Group, target_top1: float | None) -> Outcome:
         group=group,
         final_top1=spread(run.values(TOP1)[-1] for run in group.runs),
         best_top1=spread(_best(run.values(TOP1)) for run in group.runs),
+        samples=spread(run.values(_SAMPLES)[-1] for run in group.runs),
         whole_run=_cost(ends),
         reached=len(there),
         to_target=_cost(there) if there else None,
     )
+
+
+def read_apart(outcomes: Sequence[Outcome]) -> bool:
+    """Whether they read other numbers of samples, by more than the part of a batch that is left over at a run's end."""
+    read = [outcome.samples.mean for outcome in outcomes if outcome.samples is not None]
+    if not read:
+        return False
+    batches = [run.values(BATCH)[-1] for outcome in outcomes for run in outcome.group.runs]
+    left_over = max((batch for batch in batches if math.isfinite(batch)), default=0.0)
+    return max(read) - min(read) > max(left_over, _LEAST_APART * min(read))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from trainer.report.groups import Group, recipe_differences
 from trainer.report.outcome import Outcome, Spread, change
 from trainer.report.prediction import INDENT, PREDICTION_NOTE
 from trainer.report.report import Report
-from trainer.report.table import NOTE, Table
+from trainer.report.table import Table
 from trainer.report.units import UNKNOWN, accuracy, count, duration, signed_percent, unit_of
 
 _CSS = """
@@ -74,6 +74,16 @@ _PHASE_COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "updates": lambda phase: _number(phase, "updates"),
     "limited by": lambda phase: str(phase.get("limited_by", UNKNOWN)),
 }
+# Said of a plan where the run listened to its gradient noise: by policy, how the run may have gone.
+_NOT_THE_RUN: Final[Mapping[str, str]] = {
+    policy: "Not the run but its plan, as far as the schedule goes: the policy decided otherwise where the gradient "
+    f"noise that it heard asked for it. {otherwise} What it decided, and from what: trainer plan --replay RUN."
+    for policy, otherwise in {
+        "measured": "No batch was larger than this, and where it was smaller so was lr.",
+        "adascale": "lr was at most what the schedule has there; where it was lower, an update counted for less, and "
+        "the run went along the schedule more slowly.",
+    }.items()
+}
 
 
 def page(report: Report, pictures: Sequence[Picture]) -> str:
@@ -89,7 +99,7 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
         *(("<h2>In words</h2>", *_paragraphs(report.findings[1:])) if report.findings[1:] else ()),
         "<h2>In numbers</h2>",
         _table(report.table).replace(" (", "<br>("),  # speed-ups under their costs
-        f'<p class="note">{escape(NOTE)}</p>',
+        f'<p class="note">{_text(report.table.note)}</p>',
         *_agreement(report),
         *_prediction(report),
         "<h2>Curves</h2>",
@@ -190,7 +200,9 @@ def _plan(group: Group) -> str:
     if not phases:
         return f'<h3>{escape(group.label)}</h3><p class="note">No plan was recorded with this run.</p>'
     rows = tuple(tuple(cell(phase) for cell in _PHASE_COLUMNS.values()) for phase in phases)
-    return f"<h3>{escape(group.label)}</h3>{_table(Table(tuple(_PHASE_COLUMNS), rows))}"
+    listened = _NOT_THE_RUN.get(group.runs[0].recipe["schedule.policy"])
+    note = f'<p class="note">{escape(listened)}</p>' if listened else ""
+    return f"<h3>{escape(group.label)}</h3>{note}{_table(Table(tuple(_PHASE_COLUMNS), rows))}"
 
 
 def _runs(groups: Sequence[Group]) -> str:

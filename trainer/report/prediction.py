@@ -15,7 +15,7 @@ from trainer.report.units import UNKNOWN, duration, signed_percent_of, time_unit
 PREDICTION_NOTE = (
     "Predicted from a calibration when the run started; the difference is that of the measured time from it. Between "
     "epochs: evaluation, saving and recording; by the prediction also starting the stream, which was measured as "
-    "training."
+    "training. A run under a policy that listens is held against its plan as far as the schedule goes."
 )
 _TRAIN_S = "time/train_s"
 INDENT = "\N{NO-BREAK SPACE}" * 2  # before a part of the row above

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainer.report.groups import Group
-from trainer.report.measured_noise import average_scale, measured_epochs
-from trainer.report.outcome import NO_COST, Outcome, Spread, change
+from trainer.report.measured_noise import average_scale, epochs_of, measured_epochs
+from trainer.report.outcome import NO_COST, Outcome, Spread, change, read_apart
 from trainer.report.runs import RunRecord
 from trainer.report.units import UNKNOWN, accuracy, count, duration, percent_label, unit_of
 from trainer.tracking import FINISHED
@@ -20,19 +20,28 @@ if TYPE_CHECKING:
 _MOST_SIDE_BY_SIDE = 4
 _LEAST_FOR_LABELS = 28  # characters
 _BETWEEN = 3  # characters between two columns
-NOTE = "(nx): speed-up against the first schedule. ±: standard deviation over seeds."
+_NOTE = "(nx): speed-up against the first schedule. ±: standard deviation over seeds."
+_NOISE_NOTE = " Gradient noise: over the epochs in which every run measured it with an error below the scale itself."
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Column headers and rows of cells, all text; the first column names the recipe."""
+    """Column headers and rows of cells, all text; the first column names the recipe.
+
+    note: what to know of the cells, "" for nothing.
+    """
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    note: str = ""
 
 
 def comparison_table(outcomes: Sequence[Outcome], target_top1: float | None) -> Table:
-    """One row a recipe; a cost is followed by the speed-up against the first row, as in 1,620 (1.67x)."""
+    """One row a recipe; a cost is followed by the speed-up against the first row, as in 1,620 (1.67x).
+
+    There are columns of samples where the recipes read other numbers of them, and of the gradient noise where it was
+    measured; of how often it was, where that is not in every epoch.
+    """
     columns: dict[str, list[str]] = {
         "schedule": [outcome.group.label for outcome in outcomes],
         "seeds": [seeds(outcome.group) for outcome in outcomes],
@@ -41,9 +50,16 @@ def comparison_table(outcomes: Sequence[Outcome], target_top1: float | None) -> 
         "updates": with_speed_ups([outcome.whole_run.updates for outcome in outcomes], count),
         "total time": _times([outcome.whole_run.time_s for outcome in outcomes]),
     }
+    if read_apart(outcomes):
+        columns["samples read"] = with_speed_ups([outcome.samples for outcome in outcomes], count)
     noise = [_gradient_noise(outcome.group) for outcome in outcomes]
+    note = _NOTE
     if any(cell != UNKNOWN for cell in noise):
         columns["mean gradient noise, samples (at last)"] = noise
+        note += _NOISE_NOTE
+        measured = [(len(measured_epochs(outcome.group)), epochs_of(outcome.group)) for outcome in outcomes]
+        if any(0 < number < of for number, of in measured):
+            columns["gradient noise measured in"] = [f"{number} of {of} epochs" for number, of in measured]
     if target_top1 is not None:
         to_target = [outcome.to_target or NO_COST for outcome in outcomes]
         goal = percent_label(target_top1)
@@ -53,7 +69,7 @@ def comparison_table(outcomes: Sequence[Outcome], target_top1: float | None) -> 
             f"updates to {goal}": with_speed_ups([cost.updates for cost in to_target], count),
             f"time to {goal}": _times([cost.time_s for cost in to_target]),
         }
-    return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)))
+    return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)), note)
 
 
 def seeds(group: Group) -> str:
@@ -131,7 +147,7 @@ def _gradient_noise(group: Group) -> str:
     measured = measured_epochs(group)
     if not measured:
         return UNKNOWN
-    is_last = measured[-1].epoch == max(run.epochs[-1] for run in group.runs)
+    is_last = measured[-1].epoch == epochs_of(group)
     return f"{count(average_scale(measured))} ({count(average_scale(measured[-1:])) if is_last else UNKNOWN})"
 
 

@@ -16,7 +16,7 @@ from trainer.report.figures.schedule import LR, schedule_figure
 from trainer.report.figures.style import DPI, LOOK
 from trainer.report.figures.summary import summary_figure
 from trainer.report.figures.sweep import sweep_figure
-from trainer.report.measured_noise import GRADIENT_NOISE
+from trainer.report.measured_noise import measured_epochs
 from trainer.report.outcome import ELAPSED_S, TOP1, Outcome
 from trainer.report.sweep import BATCH, sweep_of
 
@@ -49,12 +49,13 @@ def draw_figures(outcomes: Sequence[Outcome], target_top1: float | None) -> tupl
         if is_logged(groups, LR) and is_logged(groups, BATCH):
             caption = "What the coordinator decided for each epoch. Lines that coincide are drawn side by side."
             pictures.append(_picture("schedule.png", caption, schedule_figure(groups)))
-        if is_logged(groups, GRADIENT_NOISE) and is_logged(groups, SGD_NOISE):
+        if any(map(measured_epochs, groups)) and is_logged(groups, SGD_NOISE):
             own = "from the lowest seed to the highest" if over_seeds else "its standard error"
             caption = (
                 "Above: the gradient noise scale that was measured, and the global batch. Where the batch is larger, "
                 "an update goes less than half as far as its samples would in small batches. Gaps are epochs that not "
-                f"every run measured; bands are {own}. Below: the noise scale of SGD that lr, batch and momentum set."
+                f"every run measured, with an error below the scale; bands are {own}. "
+                "Below: the noise scale of SGD that lr, batch and momentum set."
             )
             pictures.append(_picture("noise.png", caption, noise_figure(groups)))
         if is_logged(groups, TOP1):

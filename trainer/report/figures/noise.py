@@ -26,7 +26,7 @@ def noise_figure(groups: Sequence[Group]) -> Figure:
     """The measured gradient noise scale with its band and the global batch, both in samples; below, the noise scale of
     SGD. Log scales against epochs.
 
-    An epoch that not all runs of a group measured is a gap in its line.
+    An epoch that not all runs of a group measured with an error below the scale is a gap in its line.
     """
     figure = Figure(figsize=(WIDTH_IN, 6.3))
     measured, as_set = figure.subplots(2, 1, sharex=True, height_ratios=[2.1, 1.0])
@@ -52,7 +52,7 @@ def _gradient_noise(axes: Axes, groups: Sequence[Group]) -> None:
         axes.plot([], [], label=group.label, **look)
         for stretch in _stretches(epochs):
             x = [epoch.epochs_seen for epoch in stretch]
-            # An error may be larger than the scale, and a log axis has no place for what lies below 0.
+            # A band may go far below all scales: one of a single run nearly to 0, without an end on a log axis.
             bands = [(max(low, epoch.band[0]), max(low, epoch.band[1])) for epoch in stretch]
             if len(stretch) == 1:
                 axes.vlines(x, *bands[0], color=style.colour, alpha=0.4, linewidth=3)
@@ -78,8 +78,6 @@ def _stretches(epochs: Sequence[MeasuredEpoch]) -> list[list[MeasuredEpoch]]:
 
 
 def _limits(measured: Sequence[Sequence[MeasuredEpoch]], batches: Sequence[float]) -> tuple[float, float]:
-    """The log axis shows every batch, and every scale that was told from nothing, with what it can of the bands."""
-    epochs = [epoch for of_group in measured for epoch in of_group]
-    sure = [epoch for epoch in epochs if epoch.error < epoch.scale] or epochs
-    values = [*batches, *(epoch.scale for epoch in sure)]
+    """The log axis shows every batch and every scale, with what it can of the bands."""
+    values = [*batches, *(epoch.scale for of_group in measured for epoch in of_group)]
     return min(values) / _ROOM, max(values) * _ROOM
