@@ -34,8 +34,8 @@ _FEWEST_REMEMBERED = 10
 @dataclass(frozen=True, slots=True)
 class ProbePlan:
     """every: of how many updates one is probed, None: none; where updates are of several micro-batches, of how many
-    micro-batches of a worker, for a probe costs no more there. memory_epochs: over how many epochs of samples a
-    measurement fades by a factor e, or over ten measurements where those are more samples."""
+    micro-batches of a worker, so that an epoch of few large updates is measured too. memory_epochs: over how many
+    epochs of samples a measurement fades by a factor e, or over ten measurements where those are more samples."""
 
     every: int | None = None
     memory_epochs: float = 1.0
