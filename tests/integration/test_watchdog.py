@@ -17,7 +17,7 @@ from trainer.collective.roll_call import Answer
 from trainer.collective.watchdog import Watchdog
 from trainer.collective.whereabouts import Whereabouts
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 LIMIT_S = 0.4
 
