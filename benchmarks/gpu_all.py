@@ -12,7 +12,7 @@ Where there is no network and no virtual environment, run it in a checkout with 
                             nvidia-dali-cuda130 nvidia-nvimgcodec-cu13 nvidia-libnvcomp-cu13 nvidia-nvjpeg
                             nvidia-nvjpeg2k-cu13 nvidia-nvtiff-cu13 nvtx optree astunparse gast makefun libcst six
     loop                    torch, numpy, pydantic, scikit-learn, rich
-    probe                   torch, numpy, pydantic
+    probe                   as loop
     compute, ghosts         torch, numpy
     gradients               torch, numpy, pydantic
     --make                  Pillow

@@ -27,16 +27,14 @@ from itertools import repeat
 
 import torch
 
+from benchmarks.jobs import join
 from benchmarks.side_by_side import in_turns, table
-from trainer.cli.fleet import open_collective
-from trainer.cli.freed_memory import keep_freed_memory
 from trainer.collective.collective import Collective
 from trainer.collective.leave import leave
 from trainer.engine.gradient_probe import ProbePlan, Probing
 from trainer.engine.optimizer import build_optimizer
 from trainer.engine.readings import Readings
 from trainer.engine.update import run_update
-from trainer.environment import detect_launch
 from trainer.models import build_model
 from trainer.rule import BatchPlan
 
@@ -106,13 +104,7 @@ def main() -> None:
     parser.add_argument("--library", choices=["local", "ddp", "horovod"], default="local")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    collective = open_collective(arguments.library, detect_launch())
-    device = torch.device("cpu") if arguments.device == "cpu" else torch.device("cuda", collective.local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    else:
-        keep_freed_memory()  # as a run does
+    collective, device = join(arguments.library, arguments.device)
     clock = "clock" if device.type == "cuda" else "processor's"
     is_told = collective.rank == 0
     if is_told:

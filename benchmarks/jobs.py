@@ -1,8 +1,9 @@
-"""What benchmarks of the loop train: digits in memory, and a job put together without a configuration."""
+"""What benchmarks of the loop train, and where: digits in memory, a job without a configuration, a worker's fleet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dali_pipelines.sample_order import Shard, evaluation_range, micro_batch_starts, sample_ids
+from trainer.cli.fleet import CollectiveName, open_collective
+from trainer.cli.freed_memory import keep_freed_memory
 from trainer.collective.collective import Collective
 from trainer.collective.local import LocalCollective
 from trainer.collective.watched import WatchedCollective
 from trainer.collective.whereabouts import Whereabouts
 from trainer.engine.job import InputPipeline, Job, Progress, Tracker
 from trainer.engine.optimizer import build_optimizer
+from trainer.environment import detect_launch
 from trainer.rule import Schedule
 from trainer.tracking import Trackers
 from trainer.tracking.progress import SilentProgress
@@ -48,6 +52,18 @@ class Digits:
         before = len(self.labels) - self.validation_size
         chosen = slice(before + first, before + last)
         yield from zip(self.images[chosen].split(micro_batch), self.labels[chosen].split(micro_batch), strict=True)
+
+
+def join(library: CollectiveName, on: Literal["cpu", "cuda"]) -> tuple[Collective, torch.device]:
+    """This worker's fleet and device, made ready as a run's, with one thread."""
+    torch.set_num_threads(1)
+    collective = open_collective(library, detect_launch())
+    if on == "cpu":
+        keep_freed_memory()  # for all that take turns, or the order in which they allocate would decide
+        return collective, CPU
+    device = torch.device("cuda", collective.local_rank)
+    torch.cuda.set_device(device)
+    return collective, device
 
 
 def job(

@@ -28,14 +28,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.bare_loops import bare_fleet, bare_loop
-from benchmarks.jobs import Digits, job
+from benchmarks.jobs import Digits, job, join
 from benchmarks.side_by_side import spread, table, turn_about
-from trainer.cli.fleet import open_collective
-from trainer.cli.freed_memory import keep_freed_memory
 from trainer.collective.collective import Collective
 from trainer.collective.leave import leave
 from trainer.engine.train import train
-from trainer.environment import detect_launch
 from trainer.models import build_model
 from trainer.rule import EpochDecision, Limits, Reference, Schedule
 from trainer.tracking.progress import SilentProgress
@@ -158,13 +155,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     rounds = arguments.rounds
-    torch.set_num_threads(1)
-    collective = open_collective(arguments.library, detect_launch())
-    device = torch.device("cpu") if arguments.device == "cpu" else torch.device("cuda", collective.local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    else:
-        keep_freed_memory()  # as a run does; for both, or the order in which they allocate would decide
+    collective, device = join(arguments.library, arguments.device)
     if collective.rank == 0:
         print(f"{collective.world_size} worker(s), {collective.name}, {device}: ms an update, {rounds} epochs")
         print()

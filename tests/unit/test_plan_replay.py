@@ -3,64 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.fuzzing import fuzz
-from trainer.cli.main import main
-from trainer.cli.planning.replay import replay
-from trainer.config import load_config, to_yaml
-from trainer.rule import GradientNoise, Heard, decide
-from trainer.tracking import Journal, RunStart, TrackingError
+from tests.recorded_decisions import GROW, measured_at, put, record, replayed
+from trainer.rule import GradientNoise
 
 pytestmark = pytest.mark.unit
-
-GROW = "digits-increase-batch"  # g / 3 at epochs 10, 15 and 20 by the batch: 16, 48, 144
-Edit = Callable[[dict[str, Any]], object]
-
-
-def measured_at(epoch: int) -> GradientNoise | None:
-    """From the third epoch on; a scale of 20 samples an epoch."""
-    return None if epoch < 2 else GradientNoise(20.0 * epoch, 1.0, 4.0, 0.01, -0.1)
-
-
-def record(
-    folder: Path,
-    *overrides: str,
-    epochs: Sequence[tuple[int, int]] = tuple((epoch, 1) for epoch in range(14)),
-    edit: Edit = lambda fields: None,
-    artifacts: dict[str, str] | None = None,
-) -> Path:
-    """The journal of a run that decided so many (epoch, workers), each on what it had heard; edit: of every event."""
-    config = load_config(GROW, overrides)
-    schedule = config.with_max_micro_batch(72).rule_schedule(1440)
-    journal = Journal(folder / "run-1" / "journal.jsonl")
-    about = {"config.yaml": to_yaml(config)} if artifacts is None else artifacts
-    journal.start(RunStart("run-1", config.name, "digits", {}, {}, about))
-    batch, progress = None, 0.0
-    for epoch, workers in epochs:
-        along = progress if config.schedule.policy == "adascale" and epoch > 0 else None
-        heard = Heard(measured_at(epoch), batch, along)
-        decision = decide(schedule, epoch, workers, heard)
-        batch = decision.plan.global_batch
-        progress += 1440 // batch * decision.advance(schedule)
-        fields = {**asdict(decision), "heard": asdict(heard), "dataset_size": 1440, "max_micro_batch": 72}
-        edit(fields)
-        journal.event("decision", fields)
-    journal.close("KILLED", {})
-    return journal.path
-
-
-def replayed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = main(["plan", "--replay", *arguments])
-    said = capsys.readouterr()
-    return code, said.out, said.err
 
 
 @pytest.mark.parametrize(("policy", "max_micro_batch"), [("planned", "72"), ("measured", "auto"), ("adascale", "72")])
@@ -236,124 +188,3 @@ def test_programs_get_every_decision_with_its_inputs_and_what_differs(
     assert first["gradient_noise_scale_at_least"] is None
     assert third["gradient_noise_scale_at_least"] == measured_at(2).at_least < 40 - 4
     assert third["differences"] == [{"field": "gain", "recorded": 1.5, "decided": 1.0}]
-
-
-def drop(*path: str) -> Edit:
-    def edit(fields: dict[str, Any]) -> None:
-        for key in path[:-1]:
-            fields = fields[key]
-        del fields[path[-1]]
-
-    return edit
-
-
-def put(value: object, *path: str) -> Edit:
-    def edit(fields: dict[str, Any]) -> None:
-        for key in path[:-1]:
-            fields = fields[key]
-        fields[path[-1]] = value
-
-    return edit
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (drop("heard"), "is of an older version, whose decisions do not say what they heard: replay a run of this one"),
-        (drop("lr"), "decision 1 is damaged (lr: Field required): restore the file"),
-        (drop("gain"), "decision 1 is damaged (these are the fields of another version): restore the file"),
-        (put("0.1", "lr"), "decision 1 is damaged (lr: Input should be a valid number): restore the file"),
-        (put("nan", "heard", "progress"), "decision 1 is damaged (heard.progress: Input should be a valid number)"),
-        (put(0, "plan", "world_size"), "decision 1 is damaged (a count is out of bounds): restore the file"),
-        (put(10**400, "max_micro_batch"), "decision 1 is damaged (a count is out of bounds): restore the file"),
-        (put(-1, "epoch"), "decision 1 is damaged (a count is out of bounds): restore the file"),
-        (put(-1.0, "heard", "progress"), "decision 1 is damaged (progress is below 0): restore the file"),
-        (put(asdict(GradientNoise(1.0, 1.0, -1.0, 1.0, 0.0)), "heard", "noise"), "damaged (a variance is below 0)"),
-        (put(asdict(GradientNoise(1e200, 1.0, 1.0, 1.0, 0.0)), "heard", "noise"), "damaged (a measurement is out of b"),
-    ],
-)
-def test_a_decision_that_no_run_of_this_version_wrote_is_refused_in_a_line(
-    edit: Edit, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    journal = record(tmp_path, edit=edit)
-    code, out, err = replayed(capsys, str(journal))
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"trainer: {journal}: ")
-    assert message in err
-
-
-def test_a_journal_without_a_decision_or_a_configuration_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, err = replayed(capsys, str(record(tmp_path / "a", epochs=[])))
-    assert (code, err.partition("journal.jsonl: ")[2]) == (
-        2,
-        "holds no decision: the run ended before its first epoch\n",
-    )
-    code, _, err = replayed(capsys, str(record(tmp_path / "b", artifacts={})))
-    assert (code, "does not say how its run was configured" in err) == (2, True)
-    code, _, err = replayed(capsys, str(record(tmp_path / "c", artifacts={"config.yaml": "name: x\n"})))
-    assert (code, err.endswith("schedule: is missing: set it\n")) == (2, True)
-
-
-def test_what_is_no_single_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = tmp_path / "notes.txt"
-    text.write_text("notes\n")
-    assert "is no record of a journal" in replayed(capsys, str(text))[2]
-    assert "is no journal, and no folder with a journal.jsonl in it" in replayed(capsys, str(tmp_path / "away"))[2]
-    one = record(tmp_path)
-    (tmp_path / "run-2").mkdir()
-    (tmp_path / "run-2" / "journal.jsonl").write_bytes(one.read_bytes())
-    code, _, err = replayed(capsys, str(tmp_path))
-    assert (code, err) == (
-        2,
-        f"trainer: --replay {tmp_path}: holds 2 runs: name one, {tmp_path / 'run-1'} for example\n",
-    )
-
-
-@pytest.mark.parametrize(
-    "beside",
-    [
-        ["digits-hybrid"],
-        ["schedule.epochs=3"],
-        ["--workers", "2"],
-        ["--calibration", "fleet.json"],
-        ["--per-node", "2"],
-        ["--price", "0"],
-        ["--compare"],
-    ],
-)
-def test_nothing_but_the_journal_has_a_say_in_a_replay(beside: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = replayed(capsys, "runs/one", *beside)
-    assert (code, err) == (
-        2,
-        "trainer: --replay runs/one: takes all from the run's journal, and "
-        f"{beside[0]} stands beside it: leave it out\n",
-    )
-
-
-@fuzz(20)
-@given(
-    path=st.sampled_from(
-        [("epoch",), ("plan", "world_size"), ("max_micro_batch",), ("dataset_size",), ("heard", "global_batch"),
-         ("heard", "progress"), ("heard", "noise"), ("heard", "noise", "trace"), ("heard", "noise", "squared_norm"),
-         ("heard", "noise", "squared_norm_variance"), ("heard",), ("plan",), ("limited_by",)]
-    ),
-    value=st.integers(-3, 10**20) | st.floats() | st.none() | st.booleans() | st.text(max_size=3) | st.just({}),
-    policy=st.sampled_from(["measured", "adascale"]),
-)  # fmt: skip
-def test_any_value_in_a_decision_is_replayed_or_refused(
-    path: tuple[str, ...], value: object, policy: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    def edit(fields: dict[str, Any]) -> None:
-        fields["heard"]["noise"] = asdict(GradientNoise(20.0, 1.0, 4.0, 0.01, -0.1))
-        put(value, *path)(fields)
-
-    overrides = [f"schedule.policy={policy}", "schedule.curve={shape: cosine}"]
-    journal = record(tmp_path_factory.mktemp("fuzz"), *overrides, epochs=[(0, 1)], edit=edit)
-    refusal = ""
-    try:
-        _ = replay(journal).is_same
-    except TrackingError as error:
-        refusal = str(error)
-    assert refusal.isprintable()
